@@ -1,0 +1,87 @@
+// Sixteen virtual lanes of double, the accumulator of every reduction (ops/reduction_order.h), in registers of whatever
+// width the instruction set has: 2, 4 or 8 of them.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/convert.h"
+#include "ops/reduction_order.h"
+
+namespace kitae::cpu {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+struct Lanes {
+  typedef double Vector __attribute__((vector_size(kVectorBytes)));
+  static constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(double));
+  static constexpr int kParts = kLanes / kWidth;
+  Vector part[kParts];
+
+  static Lanes zero() {
+    Lanes lanes;
+    for (int i = 0; i < kParts; ++i) lanes.part[i] = Vector{};
+    return lanes;
+  }
+  static Lanes broadcast(double value) {
+    Lanes lanes;
+    for (int i = 0; i < kParts; ++i) lanes.part[i] = Vector{} + value;
+    return lanes;
+  }
+  static Lanes load(const double* from) {
+    Lanes lanes;
+    std::memcpy(&lanes, from, sizeof(lanes));
+    return lanes;
+  }
+  static Lanes load(const float* from) {
+    typedef float Narrow __attribute__((vector_size(kVectorBytes / 2)));
+    Lanes lanes;
+    for (int i = 0; i < kParts; ++i) {
+      Narrow narrow;
+      std::memcpy(&narrow, from + i * kWidth, sizeof(narrow));
+      lanes.part[i] = __builtin_convertvector(narrow, Vector);
+    }
+    return lanes;
+  }
+  template <class Half>
+  static Lanes load(const Half* from) {
+    float wide[kLanes];
+    widen(wide, from, kLanes);
+    return load(wide);
+  }
+  // The first `count` elements; the others +0.
+  template <class T>
+  static Lanes load_first(const T* from, int64_t count) {
+    double wide[kLanes] = {};
+    for (int64_t i = 0; i < count; ++i) wide[i] = static_cast<double>(to_float(from[i]));
+    return load(wide);
+  }
+
+  void store(double* to) const { std::memcpy(to, this, sizeof(*this)); }
+  double fold() const {
+    double lanes[kLanes];
+    store(lanes);
+    return fold_lanes(lanes);
+  }
+
+  Lanes operator+(const Lanes& other) const { return zip(other, [](Vector a, Vector b) { return a + b; }); }
+  Lanes operator-(const Lanes& other) const { return zip(other, [](Vector a, Vector b) { return a - b; }); }
+  Lanes operator*(const Lanes& other) const { return zip(other, [](Vector a, Vector b) { return a * b; }); }
+  Lanes& operator+=(const Lanes& other) { return *this = *this + other; }
+
+ private:
+  template <class F>
+  Lanes zip(const Lanes& other, F f) const {
+    Lanes result;
+    for (int i = 0; i < kParts; ++i) result.part[i] = f(part[i], other.part[i]);
+    return result;
+  }
+};
+
+}  // namespace kitae::cpu

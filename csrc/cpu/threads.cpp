@@ -1,0 +1,230 @@
+#include "cpu/threads.h"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <utility>
+
+#include "cpu/floating_point_mode.h"
+
+namespace kitae::cpu {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr auto kSpin = std::chrono::microseconds(50);   // a waiting worker burns no more than this
+constexpr auto kPoll = std::chrono::milliseconds(50);   // how often an interruptible call looks for Ctrl-C
+constexpr int kSpinsBetweenClocks = 64;
+
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+thread_local bool (*poll_function)() = nullptr;
+
+struct Job {
+  void (*body)(void*, int64_t) = nullptr;
+  void* context = nullptr;
+  int64_t units = 0;
+  int helpers = 0;  // workers with a smaller number may join
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> stop{false};
+  std::mutex error_mutex;
+  std::exception_ptr error;
+
+  // Runs one unit; false when none is left.
+  bool run_one() {
+    const int64_t unit = next.fetch_add(1, std::memory_order_relaxed);
+    if (unit >= units) return false;
+    if (stop.load(std::memory_order_relaxed)) return true;
+    try {
+      body(context, unit);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(error_mutex);
+      if (!error) error = std::current_exception();
+      stop = true;
+    }
+    return true;
+  }
+};
+
+class Pool {
+ public:
+  void run(int64_t units, void (*body)(void*, int64_t), void* context, int threads) {
+    grow(threads - 1);
+    job_.body = body;
+    job_.context = context;
+    job_.units = units;
+    job_.helpers = threads - 1;
+    job_.next.store(0, std::memory_order_relaxed);
+    job_.stop.store(false, std::memory_order_relaxed);
+    job_.error = nullptr;
+
+    gate_.store(kOpen, std::memory_order_seq_cst);
+    epoch_.fetch_add(1, std::memory_order_seq_cst);
+    if (sleepers_.load(std::memory_order_seq_cst) > 0) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      wake_.notify_all();
+    }
+
+    bool interrupted = false;
+    auto next_poll = Clock::now() + kPoll;
+    const auto poll = [&] {
+      if (!poll_function || Clock::now() < next_poll) return;
+      next_poll = Clock::now() + kPoll;
+      if (!interrupted && poll_function()) {
+        interrupted = true;
+        job_.stop = true;
+      }
+    };
+    while (job_.run_one()) poll();
+    // Close the gate, then wait for those inside: the context is about to disappear.
+    gate_.fetch_and(~kOpen, std::memory_order_acq_rel);
+    for (int spins = 0; gate_.load(std::memory_order_acquire) != 0; ++spins) {
+      relax();
+      if (spins % 4096 == 4095) {
+        std::this_thread::yield();
+        poll();
+      }
+    }
+    if (job_.error) std::rethrow_exception(std::exchange(job_.error, nullptr));
+    if (interrupted) throw Interrupted();
+  }
+
+  std::mutex busy;  // held by the call that uses the workers
+
+ private:
+  static constexpr int64_t kOpen = int64_t{1} << 62;
+
+  void grow(int workers) {
+    while (static_cast<int>(workers_) < workers) {
+      // A pool thread never outlives the process and is never joined: the pool itself is never destroyed.
+      std::thread([this, index = static_cast<int>(workers_), seen = epoch_.load()]() { work(index, seen); }).detach();
+      ++workers_;
+    }
+  }
+
+  bool enter() {
+    int64_t gate = gate_.load(std::memory_order_acquire);
+    while (gate & kOpen)
+      if (gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel)) return true;
+    return false;
+  }
+
+  void work(int index, uint64_t seen) {
+    const FixedFloatingPointMode mode;
+    for (;;) {
+      seen = wait(seen);
+      if (!enter()) continue;
+      if (index < job_.helpers)
+        while (job_.run_one()) {
+        }
+      gate_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  uint64_t wait(uint64_t seen) {
+    const auto deadline = Clock::now() + kSpin;
+    for (int spins = 0;; ++spins) {
+      const uint64_t epoch = epoch_.load(std::memory_order_acquire);
+      if (epoch != seen) return epoch;
+      relax();
+      if (spins % kSpinsBetweenClocks == 0 && Clock::now() > deadline) break;
+    }
+    std::unique_lock<std::mutex> lock(mutex_);
+    sleepers_.fetch_add(1, std::memory_order_seq_cst);
+    wake_.wait(lock, [&] { return epoch_.load(std::memory_order_seq_cst) != seen; });
+    sleepers_.fetch_sub(1, std::memory_order_seq_cst);
+    return epoch_.load(std::memory_order_acquire);
+  }
+
+  Job job_;
+  std::atomic<int64_t> gate_{0};  // kOpen | number of workers inside the job
+  std::atomic<uint64_t> epoch_{0};
+  std::atomic<int> sleepers_{0};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  int workers_ = 0;
+};
+
+std::atomic<int> thread_count{1};
+std::atomic<Pool*> current_pool{nullptr};
+
+Pool& pool() {
+  Pool* existing = current_pool.load(std::memory_order_acquire);
+  if (existing) return *existing;
+  static std::atomic<bool> registered{false};
+  if (!registered.exchange(true)) {
+    // The child has none of the parent's workers: drop the pool (its locks may be held) and start anew when needed.
+    pthread_atfork(nullptr, nullptr, [] { current_pool.store(nullptr); });
+  }
+  auto* fresh = new Pool();
+  if (current_pool.compare_exchange_strong(existing, fresh)) return *fresh;
+  delete fresh;
+  return *existing;
+}
+
+void run_alone(int64_t units, void (*body)(void*, int64_t), void* context) {
+  if (!poll_function) {
+    for (int64_t unit = 0; unit < units; ++unit) body(context, unit);
+    return;
+  }
+  auto next_poll = Clock::now() + kPoll;
+  for (int64_t unit = 0; unit < units; ++unit) {
+    body(context, unit);
+    if (unit + 1 == units || Clock::now() < next_poll) continue;
+    next_poll = Clock::now() + kPoll;
+    if (poll_function()) throw Interrupted();
+  }
+}
+
+struct Slot {
+  void* data = nullptr;
+  int64_t bytes = 0;
+  ~Slot() { std::free(data); }
+};
+
+}  // namespace
+
+int num_threads() { return thread_count.load(std::memory_order_relaxed); }
+void set_num_threads(int count) { thread_count.store(count < 1 ? 1 : count, std::memory_order_relaxed); }
+
+Interruptible::Interruptible(bool (*poll)()) : outer_(poll_function) { poll_function = poll; }
+Interruptible::~Interruptible() { poll_function = outer_; }
+
+void* scratch_bytes(Scratch slot, int64_t bytes) {
+  thread_local Slot slots[static_cast<int>(Scratch::count)];
+  Slot& kept = slots[static_cast<int>(slot)];
+  if (kept.bytes < bytes) {
+    constexpr int64_t kAlignment = 64;
+    const int64_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    void* data = std::aligned_alloc(kAlignment, static_cast<size_t>(rounded));
+    if (!data) throw std::bad_alloc();
+    std::free(kept.data);
+    kept.data = data;
+    kept.bytes = rounded;
+  }
+  return kept.data;
+}
+
+void detail::parallel_for(int64_t units, void (*body)(void*, int64_t), void* context) {
+  if (units <= 0) return;
+  const int64_t wanted = num_threads();
+  const int threads = static_cast<int>(wanted < units ? wanted : units);
+  if (threads <= 1) return run_alone(units, body, context);
+  Pool& shared = pool();
+  const std::unique_lock<std::mutex> lock(shared.busy, std::try_to_lock);
+  if (!lock.owns_lock()) return run_alone(units, body, context);
+  shared.run(units, body, context, threads);
+}
+
+}  // namespace kitae::cpu

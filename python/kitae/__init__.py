@@ -1,0 +1,33 @@
+"""Fused training kernels for people who train networks on NumPy and CuPy arrays.
+
+Batch normalization, dropout, optimizers and gradient clipping as functions and as layers, in C++ on the CPU, with the
+same bits for any number of threads and on every CPU. ``kitae.reference`` is the same in NumPy: the specification.
+"""
+
+from kitae._dispatch import check, show_config, use_backend
+from kitae._random import seed
+from kitae._threads import get_num_threads, set_num_threads
+from kitae.dropout import *  # noqa: F403  each family's module names its public functions in __all__
+from kitae.gradients import *  # noqa: F403
+from kitae.normalization import *  # noqa: F403
+from kitae.optimizers import *  # noqa: F403
+
+from . import dropout as _dropout
+from . import gradients as _gradients
+from . import normalization as _normalization
+from . import optimizers as _optimizers
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "check",
+    "get_num_threads",
+    "seed",
+    "set_num_threads",
+    "show_config",
+    "use_backend",
+    *_dropout.__all__,
+    *_gradients.__all__,
+    *_normalization.__all__,
+    *_optimizers.__all__,
+]

@@ -1,0 +1,181 @@
+"""Every user-facing error message. Form: ``kitae.<op>: <argument>: expected <what>, got <what>``.
+
+A wrong kind of thing is a TypeError, a wrong value a ValueError. The native code and the reference report a refused
+array as ``Rejected(argument, reason, index)``; ``explain`` finds the words.
+"""
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+FLOATS = "float32, float64, float16 or bfloat16"
+
+
+class Rejected(Exception):  # noqa: N818  an answer of a backend; users see what `explain` makes of it
+    """A backend refused an array argument before anything was written."""
+
+    def __init__(self, argument: str, reason: str, index: int = -1) -> None:
+        super().__init__(argument, reason, index)
+        self.argument, self.reason, self.index = argument, reason, index
+
+
+def describe(value: Any) -> str:
+    """What the user passed, in a few words."""
+    if isinstance(value, np.ndarray):
+        kind = "" if type(value) is np.ndarray else f"{type(value).__name__} "
+        return f"{kind}array of shape {value.shape}, dtype {dtype_name(value)}"
+    if isinstance(value, (bool, int, float, str)) or value is None:
+        return repr(value)
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+
+
+def dtype_name(array: Any) -> str:
+    return array.dtype.str if array.dtype.byteorder == ">" else str(array.dtype)
+
+
+def error(kind: type[Exception], op: str, argument: str, expected: str, got: Any) -> Exception:
+    """``got`` is the value itself, or words for it as a ``Words``."""
+    words = got if isinstance(got, Words) else describe(got)
+    return kind(f"kitae.{op}: {argument}: expected {expected}, got {words}")
+
+
+class Words(str):
+    """Text that goes into a message as it is."""
+
+    __slots__ = ()
+
+
+def explain(op: str, rejected: Rejected, values: Mapping[str, Any], expected: Mapping[str, Any] | None = None) -> Exception:
+    """The user's exception for a refused argument.
+
+    ``values`` maps argument names to what was passed (a list for list arguments), ``expected`` to the words for, or the
+    shape or dtype of, what would have been right.
+    """
+    value = values.get(rejected.argument)
+    name = rejected.argument
+    if rejected.index >= 0:
+        name = f"{name}[{rejected.index}]"
+        if isinstance(value, Sequence) and not isinstance(value, np.ndarray) and rejected.index < len(value):
+            value = value[rejected.index]
+    wanted = (expected or {}).get(rejected.argument)
+    match rejected.reason:
+        case "type":
+            return not_an_array(op, name, value)
+        case "dtype":
+            return error(TypeError, op, name, f"dtype {wanted or FLOATS}", Words(dtype_name(value)))
+        case "byte_order":
+            return error(TypeError, op, name, "native byte order", Words(f"dtype {dtype_name(value)}"))
+        case "aligned":
+            return error(ValueError, op, name, "memory aligned to its dtype", Words("an unaligned array"))
+        case "writeable":
+            return error(ValueError, op, name, "a writeable array", Words("a read-only array"))
+        case "contiguous":
+            return error(ValueError, op, name, "a C-contiguous array", Words(f"strides {value.strides}"))
+        case "shape":
+            words = f"shape {wanted}" if wanted is not None else "another shape"
+            return error(ValueError, op, name, words, Words(f"shape {getattr(value, 'shape', None)}"))
+        case "overlap":
+            return error(ValueError, op, name, "memory of its own", Words("an array that overlaps another argument"))
+        case _:
+            return error(ValueError, op, name, str(wanted or rejected.reason), value)
+
+
+def not_an_array(op: str, argument: str, value: Any) -> Exception:
+    """A list, a tensor of another library, a masked array...: with the one line that converts it."""
+    expected = "a numpy.ndarray or cupy.ndarray"
+    root = type(value).__module__.partition(".")[0]
+    if root == "torch":
+        return error(TypeError, op, argument, expected + " (`tensor.numpy()` shares a CPU tensor's memory)", value)
+    if isinstance(value, np.ma.MaskedArray):
+        return error(TypeError, op, argument, expected + " (`array.filled(0)` replaces what is masked)", value)
+    if isinstance(value, np.ndarray):
+        return error(TypeError, op, argument, expected + " (`numpy.asarray(value)` drops the subclass)", value)
+    if hasattr(value, "__dlpack__"):
+        return error(TypeError, op, argument, expected + " (`numpy.from_dlpack(value)` converts without a copy)", value)
+    if isinstance(value, (list, tuple, float, int)) and not isinstance(value, bool):
+        return error(TypeError, op, argument, expected + " (`numpy.asarray(value)` makes one)", value)
+    return error(TypeError, op, argument, expected, value)
+
+
+def wrong_device(op: str, argument: str, value: Any, backend: str) -> Exception:
+    takes = "a cupy.ndarray" if backend == "cuda" else "a numpy.ndarray"
+    return error(TypeError, op, argument, f'{takes} (use_backend("{backend}") is in force; arrays are never moved)', value)
+
+
+def cuda_unavailable(op: str = "use_backend", argument: str = "name") -> Exception:
+    reason = "this version of kitae has no CUDA backend"
+    return RuntimeError(
+        f"kitae.{op}: {argument}: CuPy arrays and the backend 'cuda' need the CUDA backend: {reason}. "
+        "`cupy.asnumpy(array)` copies an array to the CPU."
+    )
+
+
+def cpu_unavailable(cause: ImportError | None) -> Exception:
+    return ImportError(
+        f"kitae's CPU kernels could not be loaded ({cause}). "
+        'The same in NumPy, slower: kitae.use_backend("reference").'
+    )
+
+
+def number(
+    op: str,
+    argument: str,
+    value: Any,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
+    infinite: bool = False,
+) -> float:
+    """``value`` as a Python float inside [low, high] (or open at an end), else the error. NaN is never inside."""
+    bounds = f"{'(' if open_low or low == -math.inf else '['}{low:g}, {high:g}{')' if open_high or high == math.inf else ']'}"
+    if infinite and high == math.inf:
+        bounds = bounds[:-1] + "]"
+    expected = "a finite number" if low == -math.inf and high == math.inf else f"a number in {bounds}"
+    if isinstance(value, (bool, np.bool_, str, bytes)) or (isinstance(value, np.ndarray) and value.ndim > 0):
+        raise error(TypeError, op, argument, expected, value)
+    try:
+        converted = float(value)
+    except (TypeError, ValueError):
+        raise error(TypeError, op, argument, expected, value) from None
+    inside = (low < converted if open_low else low <= converted) and (
+        converted < high if open_high else converted <= high
+    )
+    if not inside or (math.isinf(converted) and not infinite):
+        raise error(ValueError, op, argument, expected, value)
+    return converted
+
+
+def integer(op: str, argument: str, value: Any, *, low: int, high: int) -> int:
+    """``value`` as an int inside [low, high], else the error; bools and floats are refused."""
+    expected = f"an integer in [{low}, {high}]"
+    if isinstance(value, (bool, np.bool_)):
+        raise error(TypeError, op, argument, expected, value)
+    try:
+        converted = operator.index(value)
+    except TypeError:
+        raise error(TypeError, op, argument, expected, value) from None
+    if not low <= converted <= high:
+        raise error(ValueError, op, argument, expected, value)
+    return converted
+
+
+def boolean(op: str, argument: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise error(TypeError, op, argument, "True or False", value)
+    return bool(value)
+
+
+def one_of(op: str, argument: str, value: Any, choices: Sequence[Any]) -> Any:
+    if not isinstance(value, (str, type(None))):
+        raise error(TypeError, op, argument, "one of " + ", ".join(map(repr, choices)), value)
+    if value not in choices:
+        raise error(ValueError, op, argument, "one of " + ", ".join(map(repr, choices)), value)
+    return value
+
+
+NONFINITE = ("raise", "skip", "zero", "propagate")

@@ -1,0 +1,3 @@
+"""gradients."""
+
+__all__: list[str] = []

@@ -1,0 +1,1 @@
+"""The specification: every backend function in NumPy, in the same order of operations, so with the same bits."""
