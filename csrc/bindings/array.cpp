@@ -1,6 +1,11 @@
 #include "bindings/array.h"
 
+#include <algorithm>
 #include <atomic>
+#include <cstdlib>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace kitae::bindings {
 namespace {
@@ -41,6 +46,21 @@ bool is_contiguous(const py::detail::PyArray_Proxy* proxy) {
   return (proxy->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0;
 }
 
+// Whether two indices may name the same memory: writing through such a view has no one meaning.
+bool repeats_elements(const Array& array) {
+  if (array.contiguous || array.size == 0) return false;
+  std::vector<std::pair<int64_t, int64_t>> axes;  // (|stride|, length), nearest elements first
+  for (int axis = 0; axis < array.ndim; ++axis)
+    if (array.shape[axis] > 1) axes.emplace_back(std::abs(array.strides[axis]), array.shape[axis]);
+  std::sort(axes.begin(), axes.end());
+  int64_t reach = size_of(array.dtype);
+  for (const auto& [stride, length] : axes) {
+    if (stride < reach) return true;
+    reach += stride * (length - 1);
+  }
+  return false;
+}
+
 }  // namespace
 
 Array array_argument(py::handle object, const char* argument, Access access, int64_t index) {
@@ -65,6 +85,7 @@ Array array_argument(py::handle object, const char* argument, Access access, int
   array.size = 1;
   for (int axis = 0; axis < array.ndim; ++axis) array.size *= array.shape[axis];
   array.contiguous = is_contiguous(proxy);
+  if (access == Access::write && repeats_elements(array)) throw Rejected{argument, "repeats", index};
   return array;
 }
 

@@ -16,7 +16,7 @@ namespace kitae::bindings {
 
 namespace py = pybind11;
 
-// reason: "type" | "dtype" | "byte_order" | "aligned" | "writeable" | "contiguous" | "shape" | "length" | "overlap"
+// reason: "type" | "dtype" | "byte_order" | "aligned" | "writeable" | "contiguous" | "shape" | "length" | "overlap" | "repeats"
 struct Rejected {
   const char* argument;
   const char* reason;

@@ -1,7 +1,136 @@
+#include "drivers/gradients.h"
+
+#include <algorithm>
+#include <numeric>
+
 #include "bindings/array.h"
+#include "ops/global_norm.h"
 
 namespace kitae::bindings {
+namespace {
 
-void register_gradients(py::module_& /*module*/) {}
+// The arrays of a Python list, held while the GIL is released.
+class Gradients {
+ public:
+  explicit Gradients(const py::list& gradients, Access access) {
+    list_.clear();
+    places_.clear();
+    const auto count = static_cast<int64_t>(gradients.size());
+    for (int64_t i = 0; i < count; ++i) {
+      const py::handle object = PyList_GET_ITEM(gradients.ptr(), i);
+      const Array array = optional_array_argument(object, "grads", access, i);
+      if (!array) continue;
+      held_.push_back(py::reinterpret_borrow<py::object>(object));
+      arrays_.push_back(array);
+      places_.push_back(i);
+    }
+    if (access == Access::write) drop_repeated();
+    for (const Array& array : arrays_) list_.add().assign(array);
+    list_.finish();
+  }
+
+  TensorList& list() { return list_; }
+  // The place in the user's list of the kept array i.
+  int64_t place(int64_t i) const { return i < 0 ? i : places_[static_cast<size_t>(i)]; }
+  const std::vector<int64_t>& places() const { return places_; }
+
+ private:
+  // An array listed twice counts and changes once; arrays that overlap in part are refused.
+  void drop_repeated() {
+    const size_t count = arrays_.size();
+    std::vector<size_t> order(count);
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::vector<Extent> extents;
+    extents.reserve(count);
+    for (const Array& array : arrays_) extents.push_back(extent(array));
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return extents[a].begin < extents[b].begin; });
+    std::vector<bool> repeated(count, false);
+    bool any = false;
+    for (size_t i = 0; i < count; ++i)
+      for (size_t j = i + 1; j < count && extents[order[j]].begin < extents[order[i]].end; ++j) {
+        const size_t first = std::min(order[i], order[j]), second = std::max(order[i], order[j]);
+        if (repeated[first] || repeated[second]) continue;
+        if (same(arrays_[first], arrays_[second]))
+          repeated[second] = any = true;
+        else if (overlap(arrays_[first], held_[first], arrays_[second], held_[second]))
+          throw Rejected{"grads", "overlap", places_[second]};
+      }
+    if (!any) return;
+    size_t kept = 0;
+    for (size_t i = 0; i < count; ++i) {
+      if (repeated[i]) continue;
+      arrays_[kept] = arrays_[i];
+      places_[kept] = places_[i];
+      held_[kept] = held_[i];
+      ++kept;
+    }
+    arrays_.resize(kept);
+    places_.resize(kept);
+    held_.resize(kept);
+  }
+
+  static bool same(const Array& a, const Array& b) {
+    return a.data == b.data && a.dtype == b.dtype && a.ndim == b.ndim &&
+           std::equal(a.shape, a.shape + a.ndim, b.shape) && std::equal(a.strides, a.strides + a.ndim, b.strides);
+  }
+
+  TensorList list_;
+  std::vector<Array> arrays_;
+  std::vector<py::object> held_;
+  std::vector<int64_t> places_;
+};
+
+py::tuple measure(const py::list& grads, bool zero_nonfinite) {
+  Gradients gradients(grads, Access::read);
+  const Norms* norms = nullptr;
+  {
+    const NativeCall native;
+    norms = &gradients.list().measure(zero_nonfinite);
+  }
+  return py::make_tuple(norms->of_all(), gradients.place(norms->first_nonfinite()));
+}
+
+py::tuple clip(const py::list& grads, double max_norm, double eps, int nonfinite, int scope) {
+  Gradients gradients(grads, Access::write);
+  const auto rule = static_cast<Nonfinite>(nonfinite);
+  const bool zero = rule == Nonfinite::zero;
+  const Norms* norms = nullptr;
+  {
+    const NativeCall native;
+    norms = &gradients.list().measure(zero);
+    const bool stop = norms->first_nonfinite() >= 0 && (rule == Nonfinite::raise || rule == Nonfinite::skip);
+    if (!stop) {
+      std::vector<double> factors;
+      if (static_cast<Scope>(scope) == Scope::tensor)
+        for (const double norm : norms->of_tensors()) factors.push_back(clip_factor(norm, max_norm, eps));
+      else
+        factors.push_back(clip_factor(norms->of_all(), max_norm, eps));
+      const bool all_one = std::all_of(factors.begin(), factors.end(), [](double factor) { return factor == 1.0; });
+      if (!all_one || zero) gradients.list().scale(factors, zero);
+    }
+  }
+  py::list of_tensors;
+  for (size_t i = 0, next = 0; i < grads.size(); ++i) {
+    const bool here = next < gradients.places().size() && gradients.places()[next] == static_cast<int64_t>(i);
+    of_tensors.append(here ? norms->of_tensors()[next++] : 0.0);
+  }
+  return py::make_tuple(norms->of_all(), gradients.place(norms->first_nonfinite()), of_tensors);
+}
+
+void clip_by_value(const py::list& grads, double limit) {
+  Gradients gradients(grads, Access::write);
+  const NativeCall native;
+  gradients.list().clip_value(limit);
+}
+
+}  // namespace
+
+void register_gradients(py::module_& module) {
+  module.def("global_norm", &measure, py::arg("grads"), py::arg("zero_nonfinite"),
+             "(norm, place of the first non-finite gradient or -1).");
+  module.def("clip_grad_norm", &clip, py::arg("grads"), py::arg("max_norm"), py::arg("eps"), py::arg("nonfinite"),
+             py::arg("scope"), "In place; (norm, place of the first non-finite gradient or -1, norm of each).");
+  module.def("clip_grad_value", &clip_by_value, py::arg("grads"), py::arg("limit"), "In place.");
+}
 
 }  // namespace kitae::bindings

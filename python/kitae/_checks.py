@@ -14,7 +14,7 @@ import numpy as np
 FLOATS = "float32, float64, float16 or bfloat16"
 
 
-class Rejected(Exception):  # noqa: N818  an answer of a backend; users see what `explain` makes of it
+class Rejected(Exception):
     """A backend refused an array argument before anything was written."""
 
     def __init__(self, argument: str, reason: str, index: int = -1) -> None:
@@ -48,7 +48,9 @@ class Words(str):
     __slots__ = ()
 
 
-def explain(op: str, rejected: Rejected, values: Mapping[str, Any], expected: Mapping[str, Any] | None = None) -> Exception:
+def explain(
+    op: str, rejected: Rejected, values: Mapping[str, Any], expected: Mapping[str, Any] | None = None
+) -> Exception:
     """The user's exception for a refused argument.
 
     ``values`` maps argument names to what was passed (a list for list arguments), ``expected`` to the words for, or the
@@ -79,6 +81,10 @@ def explain(op: str, rejected: Rejected, values: Mapping[str, Any], expected: Ma
             return error(ValueError, op, name, words, Words(f"shape {getattr(value, 'shape', None)}"))
         case "overlap":
             return error(ValueError, op, name, "memory of its own", Words("an array that overlaps another argument"))
+        case "repeats":
+            return error(ValueError, op, name, "distinct elements", Words(f"a view of strides {value.strides}"))
+        case "length":
+            return error(ValueError, op, name, f"{wanted} entries", Words(f"{len(value)}"))
         case _:
             return error(ValueError, op, name, str(wanted or rejected.reason), value)
 
@@ -102,7 +108,9 @@ def not_an_array(op: str, argument: str, value: Any) -> Exception:
 
 def wrong_device(op: str, argument: str, value: Any, backend: str) -> Exception:
     takes = "a cupy.ndarray" if backend == "cuda" else "a numpy.ndarray"
-    return error(TypeError, op, argument, f'{takes} (use_backend("{backend}") is in force; arrays are never moved)', value)
+    return error(
+        TypeError, op, argument, f'{takes} (use_backend("{backend}") is in force; arrays are never moved)', value
+    )
 
 
 def cuda_unavailable(op: str = "use_backend", argument: str = "name") -> Exception:
@@ -179,3 +187,13 @@ def one_of(op: str, argument: str, value: Any, choices: Sequence[Any]) -> Any:
 
 
 NONFINITE = ("raise", "skip", "zero", "propagate")
+
+
+def nonfinite_gradient(op: str, place: Any, array: Any) -> Exception:
+    """The gradient at ``place`` (a number or a name) has an infinite or NaN element; nothing was written."""
+    bad = np.flatnonzero(~np.isfinite(np.asarray(array).astype(np.float64)).reshape(-1))
+    where = f"grads[{place!r}]"
+    index = tuple(int(i) for i in np.unravel_index(bad[0], array.shape)) if bad.size else ()
+    got = Words(f"{bad.size} infinite or NaN, the first at {index}")
+    kind_error = error(FloatingPointError, op, where, "finite elements", got)
+    return FloatingPointError(f"{kind_error} (nothing was written; nonfinite= says what else to do)")

@@ -81,7 +81,7 @@ def current_backend() -> str:
     return _forced.get() or "cpu"
 
 
-class use_backend:  # noqa: N801  reads as a statement: with kitae.use_backend("reference"): ...
+class use_backend:
     """Force a backend: ``with kitae.use_backend("reference"): ...`` or, for the rest of the context, a plain call.
 
     ``name`` is "reference" (NumPy), "cpu" or "cuda". Arrays that the backend can't take raise; they are never moved.

@@ -1,3 +1,889 @@
-"""optimizers."""
+"""Optimizers: gradient descent and its family, in place on the caller's arrays, one native call a step."""
 
-__all__: list[str] = []
+import fnmatch
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from kitae import _checks, _dispatch
+from kitae._checks import Rejected
+from kitae.gradients import CLIP_EPS, NONFINITE_CODES, SCOPE_CODES
+from kitae.semantics import preset
+
+__all__ = [
+    "SGD",
+    "AMSGrad",
+    "AdaDelta",
+    "AdaGrad",
+    "Adam",
+    "AdamW",
+    "Momentum",
+    "Nesterov",
+    "NormalizedGD",
+    "RMSProp",
+]
+
+_MAX_STEPS = 2**63 - 1
+Numbers = dict[str, float]
+
+
+class Stats(NamedTuple):
+    """What the last step saw."""
+
+    norm: float  # global norm of the gradients before clipping; NaN where the step took no norm
+    nonfinite: int  # infinite and NaN elements of the gradients
+    written: bool  # False where the step was skipped
+
+
+class _Range(NamedTuple):
+    """Where a hyperparameter must lie."""
+
+    low: float = 0.0
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+
+_NOT_NEGATIVE = _Range()
+_FRACTION = _Range(high=1.0, open_high=True)
+
+
+class _Structure:
+    """The shape of one ``params`` entry, an array, a sequence or a dict, and how gradients of the same shape are listed."""
+
+    def __init__(self, op: str, params: Any) -> None:
+        self.keys: list[Any] | None = None
+        self.single = False
+        if isinstance(params, Mapping):
+            self.keys = list(params)
+            self.arrays = list(params.values())
+        elif isinstance(params, (list, tuple)):
+            self.arrays = list(params)
+        else:
+            self.single = True
+            self.arrays = [params]
+        self.names = [str(key) for key in self.keys] if self.keys is not None else []
+
+    def flatten(self, op: str, grads: Any) -> list[Any]:
+        """The gradients as a list in the parameters' order."""
+        if self.keys is not None:
+            if not isinstance(grads, Mapping):
+                raise _checks.error(TypeError, op, "grads", "a dict with the parameters' keys", grads)
+            if len(grads) != len(self.keys) or any(key not in grads for key in self.keys):
+                missing = [key for key in self.keys if key not in grads]
+                unknown = [key for key in grads if key not in set(self.keys)]
+                got = _checks.Words(f"missing {missing}, unknown {unknown}")
+                raise _checks.error(ValueError, op, "grads", "the parameters' keys", got)
+            return [grads[key] for key in self.keys]
+        if self.single:
+            return [grads]
+        if not isinstance(grads, (list, tuple)):
+            raise _checks.error(TypeError, op, "grads", f"a list of {len(self.arrays)} arrays", grads)
+        if len(grads) != len(self.arrays):
+            got = _checks.Words(f"{len(grads)}")
+            raise _checks.error(ValueError, op, "grads", f"{len(self.arrays)} entries, one a parameter", got)
+        return grads if type(grads) is list else list(grads)
+
+
+def _axes_between(parameter: np.ndarray, alias: np.ndarray) -> list[int] | None:
+    """The order of ``alias``'s axes that makes it ``parameter`` itself: the same memory, shape and strides; else None."""
+    if parameter.ctypes.data != alias.ctypes.data or parameter.ndim != alias.ndim or parameter.dtype != alias.dtype:
+        return None
+    left = list(range(alias.ndim))
+    axes = []
+    for wanted in zip(parameter.shape, parameter.strides, strict=True):
+        match = next((a for a in left if (alias.shape[a], alias.strides[a]) == wanted), None)
+        if match is None:
+            return None
+        left.remove(match)
+        axes.append(match)
+    return axes
+
+
+class _Places:
+    """The distinct parameters of a list in which one may stand several times, also as a transposed view."""
+
+    def __init__(self, op: str, arrays: Sequence[np.ndarray]) -> None:
+        self.first: list[int] = []  # of each distinct parameter: where it is listed first
+        self.places: list[tuple[int, list[int] | None]] = []
+        bounds = [np.lib.array_utils.byte_bounds(a) if a.size else (a.ctypes.data, a.ctypes.data) for a in arrays]
+        order = sorted(range(len(arrays)), key=lambda i: bounds[i])
+        meets: dict[int, list[int]] = {i: [] for i in range(len(arrays))}
+        active: list[int] = []
+        for i in order:
+            active = [j for j in active if bounds[j][1] > bounds[i][0]]
+            for j in active:
+                meets[max(i, j)].append(min(i, j))
+            if arrays[i].size:
+                active.append(i)
+        number_of: dict[int, int] = {}
+        for i, array in enumerate(arrays):
+            for j in sorted(meets[i]):
+                if not np.shares_memory(array, arrays[j]):
+                    continue
+                known = arrays[self.first[number_of[j]]]
+                axes = _axes_between(known, array)
+                if axes is None:
+                    raise _checks.explain(op, Rejected("params", "overlap", i), {"params": arrays})
+                number_of[i] = number_of[j]
+                self.places.append((number_of[j], None if axes == list(range(array.ndim)) else axes))
+                break
+            else:
+                number_of[i] = len(self.first)
+                self.places.append((len(self.first), None))
+                self.first.append(i)
+
+
+class Optimizer(ABC):
+    """What all optimizers share. Not for direct use; every class below takes these keywords after its own.
+
+    params: an array, a list or tuple of arrays, a dict of arrays (names), or groups
+    ``[{"params": ..., "lr": ..., "weight_decay": ...}, ...]``; float32, float64, float16 or bfloat16, of any strides. They
+    are updated where they lie, always. The same array listed twice (a transposed view too) is one parameter whose
+    gradients are added; arrays that overlap in part are refused.
+    weight_decay, l1: penalties ``weight_decay * w`` and ``l1 * sign(w)`` added to the gradient (AdamW decouples its decay).
+    no_decay: patterns of names ("*.b") that neither applies to; for dicts of parameters.
+    max_norm: clip the gradients' global norm to it, in the same call (see ``kitae.clip_grad_norm``); gradients are not
+    changed. nonfinite: what infinite and NaN gradients do: "raise" (default where a norm is taken), "skip", "zero",
+    "propagate" (default elsewhere); ``stats`` counts them. master: keep float32 copies of 16-bit parameters (default), so
+    that small updates are not lost; where the caller changes the parameter, the parameter wins.
+    semantics: the preset of every keyword that is None (kitae.semantics).
+
+    ``step(grads)`` updates once. grads have the structure of params; a None entry leaves its parameter and state alone; the
+    dtype is the parameter's or float32. ``bind(grads)`` fixes the gradient arrays, ``step()`` then uses them unseen.
+    """
+
+    _slot_names: ClassVar[tuple[str, ...]] = ()
+    _ranges: ClassVar[dict[str, _Range]] = {}
+
+    def __init__(self, params: Any, values: dict[str, Any], common: dict[str, Any], semantics: str) -> None:
+        self._op = type(self).__name__
+        self._semantics = semantics
+        self._values = preset(semantics, self._op, **values)
+        self._check_options()
+        self._defaults = {name: self._number(name, self._values[name]) for name in self._group_names()}
+        self._defaults["l1"] = self._number("l1", common["l1"])
+        self._no_decay = self._patterns(common["no_decay"])
+        self._scope, self._max_norm = self._scaling(common["max_norm"])
+        default = "propagate" if self._scope == "none" else "raise"
+        self._nonfinite = _checks.one_of(self._op, "nonfinite", common["nonfinite"] or default, _checks.NONFINITE)
+        self._master = _checks.boolean(self._op, "master", True if common["master"] is None else common["master"])
+        self.steps = 0
+        self.groups: list[dict[str, Any]] = []
+        self._last: tuple[bool, float, int, int] = (True, math.nan, 0, -1)
+        self._plans: dict[str, Any] = {}
+        self._bound: list[Any] | None = None
+        if params is not None:
+            self.attach(params)
+
+    # What a rule defines.
+
+    @abstractmethod
+    def _rule(self) -> str:
+        """The name of the kernel's rule."""
+
+    @abstractmethod
+    def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
+        """The kernel's neutral numbers of a group."""
+
+    def _check_options(self) -> None:
+        """Checks the options that are not numbers of a group."""
+
+    def _slots(self) -> tuple[str, ...]:
+        return self._slot_names
+
+    def _initial(self, slot: str) -> float:
+        return 0.0
+
+    def _decay_numbers(self, group: Mapping[str, float]) -> Numbers:
+        return {"weight_keep": 1.0, "l2": group["weight_decay"], "l1": group["l1"]}
+
+    # Hyperparameters.
+
+    def _group_names(self) -> list[str]:
+        return ["lr", *self._ranges, "weight_decay"]
+
+    def _number(self, name: str, value: Any) -> float:
+        allowed = self._ranges.get(name, _NOT_NEGATIVE)
+        return _checks.number(self._op, name, value, **allowed._asdict())
+
+    def _scaling(self, max_norm: Any) -> tuple[str, float]:
+        if max_norm is None:
+            return "none", 0.0
+        return "all", _checks.number(self._op, "max_norm", max_norm, low=0, open_low=True, infinite=True)
+
+    def _patterns(self, patterns: Any) -> tuple[str, ...]:
+        if isinstance(patterns, str) or not isinstance(patterns, Iterable):
+            raise _checks.error(TypeError, self._op, "no_decay", "a tuple of patterns", patterns)
+        return tuple(patterns)
+
+    @property
+    def lr(self) -> float:
+        """The learning rate: reading gives the first group's, setting sets every group's."""
+        return self.groups[0]["lr"] if self.groups else self._defaults["lr"]
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        value = self._number("lr", value)
+        self._defaults["lr"] = value
+        for group in self.groups:
+            group["lr"] = value
+
+    @property
+    def stats(self) -> Stats:
+        """Norm, count of non-finite elements and whether anything was written, of the last step."""
+        written, norm, nonfinite, _ = self._last
+        return Stats(norm, nonfinite, written)
+
+    # Parameters.
+
+    def attach(self, params: Any) -> None:
+        """Take ``params`` as the parameters to update; state starts anew."""
+        op = f"{self._op}.attach"
+        structures, groups = self._grouped(op, params)
+        arrays = [array for structure in structures for array in structure.arrays]
+        if not arrays:
+            raise _checks.error(ValueError, op, "params", "at least one array", _checks.Words("none"))
+        backend = _dispatch.backend_for(arrays[0], op, "params")
+        group_of = [number for number, structure in enumerate(structures) for _ in structure.arrays]
+        names = [name for structure in structures for name in structure.names or [""] * len(structure.arrays)]
+        names = [name or str(place) for place, name in enumerate(names)]
+        self._refuse_bad_arrays(op, arrays)
+        listed = _Places(op, arrays)
+        parameters = [arrays[i] for i in listed.first]
+        slots = [self._new_slots(parameter) for parameter in parameters]
+        masters = [self._new_master(parameter) for parameter in parameters]
+        # Every group has two numbers in the plan: with its decay and, for the names that no_decay excludes, without.
+        plain = [any(fnmatch.fnmatchcase(names[i], pattern) for pattern in self._no_decay) for i in listed.first]
+        self._inputs = {
+            "rule": self._rule(),
+            "parameters": parameters,
+            "masters": masters,
+            "slots": slots,
+            "groups": [2 * group_of[i] + int(p) for i, p in zip(listed.first, plain, strict=True)],
+            "places": listed.places,
+            "group_count": 2 * len(groups),
+        }
+        self._structures, self.groups = structures, groups
+        self._names = [names[i] for i in listed.first]
+        self._members: list[list[int]] = [[] for _ in groups]
+        for number, i in enumerate(listed.first):
+            self._members[group_of[i]].append(number)
+        self._group_key = itemgetter(*self._group_names(), "l1")
+        self.steps = 0
+        self._plans, self._bound = {}, None
+        self._plan(backend)
+
+    def _grouped(self, op: str, params: Any) -> tuple[list[_Structure], list[dict[str, Any]]]:
+        if isinstance(params, (list, tuple)) and params and all(isinstance(entry, Mapping) for entry in params):
+            structures, groups = [], []
+            for number, entry in enumerate(params):
+                if "params" not in entry:
+                    got = _checks.Words(f"keys {list(entry)}")
+                    raise _checks.error(ValueError, op, f"params[{number}]", 'a group with the key "params"', got)
+                unknown = set(entry) - set(self._defaults) - {"params"}
+                if unknown:
+                    words = ", ".join(sorted(map(repr, ["params", *self._defaults])))
+                    got = _checks.Words(", ".join(sorted(map(repr, unknown))))
+                    raise _checks.error(ValueError, op, f"params[{number}]", f"the keys {words}", got)
+                values = {name: self._number(name, entry.get(name, self._defaults[name])) for name in self._defaults}
+                structures.append(_Structure(op, entry["params"]))
+                groups.append({"params": entry["params"], **values})
+            return structures, groups
+        return [_Structure(op, params)], [{"params": params, **self._defaults}]
+
+    def _refuse_bad_arrays(self, op: str, arrays: list[Any]) -> None:
+        from kitae.reference._arrays import array_argument
+
+        for i, array in enumerate(arrays):
+            try:
+                array_argument(array, "params", write=True, index=i)
+            except Rejected as rejected:
+                raise _checks.explain(op, rejected, {"params": arrays}) from None
+
+    def _new_slots(self, parameter: np.ndarray) -> list[np.ndarray]:
+        kind = np.float64 if parameter.dtype == np.float64 else np.float32
+        return [np.full(parameter.shape, self._initial(slot), kind) for slot in self._slots()]
+
+    def _new_master(self, parameter: np.ndarray) -> np.ndarray | None:
+        return np.array(parameter, np.float32, order="C") if self._master and parameter.itemsize == 2 else None
+
+    # Steps.
+
+    def _plan(self, backend: ModuleType) -> Any:
+        plan = backend.OptimizerPlan(**self._inputs)
+        self._plans[backend.__name__] = plan
+        self._keys: list[Any] = [None] * len(self.groups)
+        return plan
+
+    def _current(self, op: str) -> Any:
+        if not self.groups:
+            raise _checks.error(
+                RuntimeError, op, "self", "parameters (call attach(params) first)", _checks.Words("none")
+            )
+        backend = _dispatch.backend_for(self._inputs["parameters"][0], op, "params")
+        plan = self._plans.get(backend.__name__)
+        return self._plan(backend) if plan is None else plan
+
+    def _refresh(self, number: int, key: Any) -> None:
+        group = self.groups[number]
+        values = {name: self._number(name, group[name]) for name in self._defaults}
+        numbers = {**self._rule_numbers(values), **self._decay_numbers(values)}
+        plain = {**numbers, **self._decay_numbers({**values, "weight_decay": 0.0, "l1": 0.0})}
+        for plan in self._plans.values():
+            plan.set_numbers(2 * number, numbers)
+            plan.set_numbers(2 * number + 1, plain)
+        self._keys[number] = key
+
+    def _flatten(self, op: str, grads: Any) -> list[Any]:
+        if len(self._structures) == 1:
+            return self._structures[0].flatten(op, grads)
+        if not isinstance(grads, (list, tuple)) or len(grads) != len(self._structures):
+            got = _checks.Words(f"{len(grads)}") if isinstance(grads, (list, tuple)) else grads
+            raise _checks.error(ValueError, op, "grads", f"a list of {len(self._structures)} entries, one a group", got)
+        return [
+            array
+            for structure, entry in zip(self._structures, grads, strict=True)
+            for array in structure.flatten(op, entry)
+        ]
+
+    def bind(self, grads: Any) -> None:
+        """Fix the gradient arrays: ``step()`` without an argument reads these, and checks none of them again.
+
+        For networks that write their gradients into the same arrays at every backward pass.
+        """
+        op = f"{self._op}.bind"
+        plan = self._current(op)
+        arrays = self._flatten(op, grads)
+        self._bound = None
+        try:
+            plan.bind(arrays)
+        except Rejected as rejected:
+            raise self._explain(op, rejected, arrays) from None
+        self._bound = arrays
+
+    def step(self, grads: Any = None) -> None:
+        """Update every parameter once, in place; ``grads`` have the structure of the parameters.
+
+        Without an argument: the arrays of ``bind``. On an error nothing has been written. In-place work is never cut
+        short: Ctrl-C takes effect after it.
+        """
+        op = f"{self._op}.step"
+        plan = self._current(op)
+        arrays = None
+        if grads is not None:
+            arrays = self._flatten(op, grads)
+        elif self._bound is None:
+            raise _checks.error(TypeError, op, "grads", "gradients (or bind(grads) first)", None)
+        elif not plan.bound():
+            arrays = self._bound
+        for number, group in enumerate(self.groups):
+            key = self._group_key(group)
+            if key != self._keys[number]:
+                self._refresh(number, key)
+        if self.steps >= _MAX_STEPS:
+            raise _checks.error(OverflowError, op, "steps", "at most 2**63 - 1", self.steps)
+        try:
+            last = plan.step(
+                arrays,
+                self.steps + 1,
+                SCOPE_CODES[self._scope],
+                self._max_norm,
+                CLIP_EPS,
+                NONFINITE_CODES[self._nonfinite],
+            )
+        except Rejected as rejected:
+            raise self._explain(op, rejected, arrays) from None
+        self._last = last
+        if last[0]:
+            self.steps += 1
+        elif self._nonfinite == "raise":
+            place = next(i for i, (number, _) in enumerate(self._inputs["places"]) if number == last[3])
+            source = arrays if arrays is not None else self._bound
+            raise _checks.nonfinite_gradient(op, place, source[place] if source else None)
+
+    def _explain(self, op: str, rejected: Rejected, arrays: list[Any] | None) -> Exception:
+        expected: dict[str, Any] = {}
+        if rejected.index >= 0:
+            number, axes = self._inputs["places"][rejected.index]
+            parameter = self._inputs["parameters"][number]
+            shape = parameter.shape
+            if axes is not None:
+                shape = tuple(parameter.shape[axes.index(axis)] for axis in range(parameter.ndim))
+            dtype = parameter.dtype.name
+            expected["grads"] = (
+                shape if rejected.reason == "shape" else f"{dtype}" + ("" if dtype == "float32" else " or float32")
+            )
+        return _checks.explain(op, rejected, {"grads": arrays or []}, expected)
+
+    # State.
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of everything a resumed run needs: steps, hyperparameters, and the state as plain arrays by slot name.
+
+        ``{"version": 1, "kind": "Adam", "semantics": ..., "steps": int, "groups": [{"lr": ..., "params": [0, 1]}],
+        "names": [...], "slots": {"m": [...], "v": [...]}}``; "params" are numbers of parameters, in the order of "names".
+        float32 masters of 16-bit parameters are the slot "master" (None for other parameters).
+        """
+        slots = {
+            name: [state[i].copy() for state in self._inputs["slots"]] if self.groups else []
+            for i, name in enumerate(self._slots())
+        }
+        if self.groups and any(master is not None for master in self._inputs["masters"]):
+            slots["master"] = [None if m is None else m.copy() for m in self._inputs["masters"]]
+        return {
+            "version": 1,
+            "kind": self._op,
+            "semantics": self._semantics,
+            "steps": self.steps,
+            "groups": [
+                {**{name: group[name] for name in self._defaults}, "params": list(self._members[number])}
+                for number, group in enumerate(self.groups)
+            ],
+            "names": list(self._names) if self.groups else [],
+            "slots": slots,
+        }
+
+    def load_state_dict(self, d: dict[str, Any]) -> None:
+        """Load what ``state_dict`` gave. Everything is checked first, then written into the existing arrays.
+
+        Raises TypeError or ValueError, with nothing changed, where kind, names, shapes or dtypes differ.
+        """
+        op = f"{self._op}.load_state_dict"
+        if not self.groups:
+            self._current(op)
+        if not isinstance(d, Mapping):
+            raise _checks.error(TypeError, op, "d", "a dict made by state_dict()", d)
+        own = self.state_dict()
+        for key in own:
+            if key not in d:
+                raise _checks.error(ValueError, op, "d", f"the key {key!r}", _checks.Words(f"keys {list(d)}"))
+        for key in ("version", "kind", "names"):
+            if d[key] != own[key]:
+                raise _checks.error(ValueError, op, key, repr(own[key]), _checks.Words(repr(d[key])))
+        steps = _checks.integer(op, "steps", d["steps"], low=0, high=_MAX_STEPS)
+        members = [group.get("params") if isinstance(group, Mapping) else None for group in d["groups"]]
+        if members != self._members:
+            raise _checks.error(ValueError, op, "groups", f"parameters {self._members}", _checks.Words(repr(members)))
+        groups = [{name: self._number(name, group[name]) for name in self._defaults} for group in d["groups"]]
+        if set(d["slots"]) != set(own["slots"]):
+            raise _checks.error(
+                ValueError, op, "slots", f"the slots {list(own['slots'])}", _checks.Words(str(list(d["slots"])))
+            )
+        pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        targets = {name: [state[i] for state in self._inputs["slots"]] for i, name in enumerate(self._slots())}
+        targets["master"] = self._inputs["masters"]
+        for name, loaded in d["slots"].items():
+            if len(loaded) != len(targets[name]):
+                got = _checks.Words(f"{len(loaded)}")
+                raise _checks.error(ValueError, op, f"slots[{name!r}]", f"{len(targets[name])} arrays", got)
+            for i, (target, array) in enumerate(zip(targets[name], loaded, strict=True)):
+                self._check_loaded(op, f"slots[{name!r}][{i}]", target, array)
+                if target is not None:
+                    pairs.append((target, array))
+        from kitae.reference._arrays import flush
+
+        for target, array in pairs:
+            target[...] = flush(array)
+        for group, values in zip(self.groups, groups, strict=True):
+            group.update(values)
+        self.steps = steps
+
+    @staticmethod
+    def _check_loaded(op: str, argument: str, target: np.ndarray | None, array: Any) -> None:
+        if target is None:
+            if array is not None:
+                raise _checks.error(ValueError, op, argument, "None", array)
+            return
+        if not isinstance(array, np.ndarray):
+            raise _checks.not_an_array(op, argument, array)
+        if array.shape != target.shape or array.dtype != target.dtype:
+            expected = f"shape {target.shape}, dtype {target.dtype}"
+            raise _checks.error(ValueError, op, argument, expected, array)
+
+
+def _common(l1: Any, max_norm: Any, nonfinite: Any, master: Any, no_decay: Any) -> dict[str, Any]:
+    return {"l1": l1, "max_norm": max_norm, "nonfinite": nonfinite, "master": master, "no_decay": no_decay}
+
+
+def _velocity_gains(lr: float, inside: bool) -> Numbers:
+    """Where the learning rate stands: on the gradient as it enters the velocity, or on the velocity as it is applied."""
+    return {"velocity_gain": lr, "parameter_gain": -1.0} if inside else {"velocity_gain": 1.0, "parameter_gain": -lr}
+
+
+def _eps_numbers(eps: float, inside: bool) -> Numbers:
+    return {"eps_inside": eps, "eps_outside": 0.0} if inside else {"eps_inside": 0.0, "eps_outside": eps}
+
+
+class SGD(Optimizer):
+    """Gradient descent: ``w -= lr * g`` (Robbins and Monro 1951).
+
+    lr >= 0. paper: 0.01; torch: 0.001. The other keywords are those of ``Optimizer``.
+    """
+
+    def __init__(
+        self,
+        params: Any = None,
+        lr: float | None = None,
+        *,
+        weight_decay: float | None = None,
+        l1: float = 0.0,
+        max_norm: float | None = None,
+        nonfinite: str | None = None,
+        master: bool | None = None,
+        no_decay: Sequence[str] = (),
+        semantics: str = "paper",
+    ) -> None:
+        values = {"lr": lr, "weight_decay": weight_decay}
+        super().__init__(params, values, _common(l1, max_norm, nonfinite, master, no_decay), semantics)
+
+    def _rule(self) -> str:
+        return "gradient_descent"
+
+    def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
+        return {"gradient_gain": -group["lr"]}
+
+
+class Momentum(Optimizer):
+    """Gradient descent with a velocity: ``v = momentum * v - lr * g; w += v`` (Polyak 1964; the book's form).
+
+    momentum in [0, 1]; 0 is SGD. paper: lr 0.01, momentum 0.9. With semantics="torch" the learning rate stands outside,
+    ``v = momentum * v + g; w -= lr * v`` (PyTorch's form without dampening): the two differ once lr changes.
+    """
+
+    _slot_names = ("velocity",)
+    _ranges: ClassVar[dict[str, _Range]] = {"momentum": _Range(high=1.0)}
+
+    def __init__(
+        self,
+        params: Any = None,
+        lr: float | None = None,
+        *,
+        momentum: float | None = None,
+        weight_decay: float | None = None,
+        l1: float = 0.0,
+        max_norm: float | None = None,
+        nonfinite: str | None = None,
+        master: bool | None = None,
+        no_decay: Sequence[str] = (),
+        semantics: str = "paper",
+    ) -> None:
+        values = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(params, values, _common(l1, max_norm, nonfinite, master, no_decay), semantics)
+
+    def _rule(self) -> str:
+        return "velocity"
+
+    def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
+        inside = self._values["form"] == "lr_inside"
+        return {"velocity_keep": group["momentum"], **_velocity_gains(group["lr"], inside)}
+
+
+class Nesterov(Optimizer):
+    """Gradient descent that looks ahead along its velocity (Nesterov 1983), in the three forms that systems compute:
+
+    "keras" (also the book 1, pylearn2, DL4J): ``v = mu v - lr g;  w += mu v - lr g``
+    "torch":                                   ``v = mu v + g;     w -= lr (g + mu v)``
+    "chainer" (also the book 2):               ``v = mu v - lr g;  w += mu^2 v - (1 + mu) lr g``, v the new one
+
+    The first two agree while lr is constant; the third counts the gradient twice and is kept for equal numbers only.
+    momentum (mu) in [0, 1]. paper: lr 0.01, momentum 0.9, form "keras"; torch: form "torch".
+    """
+
+    _slot_names = ("velocity",)
+    _ranges: ClassVar[dict[str, _Range]] = {"momentum": _Range(high=1.0)}
+
+    def __init__(
+        self,
+        params: Any = None,
+        lr: float | None = None,
+        *,
+        momentum: float | None = None,
+        form: str | None = None,
+        weight_decay: float | None = None,
+        l1: float = 0.0,
+        max_norm: float | None = None,
+        nonfinite: str | None = None,
+        master: bool | None = None,
+        no_decay: Sequence[str] = (),
+        semantics: str = "paper",
+    ) -> None:
+        values = {"lr": lr, "momentum": momentum, "form": form, "weight_decay": weight_decay}
+        super().__init__(params, values, _common(l1, max_norm, nonfinite, master, no_decay), semantics)
+
+    def _check_options(self) -> None:
+        _checks.one_of(self._op, "form", self._values["form"], ("keras", "torch", "chainer"))
+
+    def _rule(self) -> str:
+        return "nesterov"
+
+    def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
+        lr, mu = group["lr"], group["momentum"]
+        gain, parameter_gain, gradient_gain = {
+            "keras": (-lr, mu, -lr),
+            "torch": (1.0, -lr * mu, -lr),
+            "chainer": (-lr, mu * mu, -(1.0 + mu) * lr),
+        }[self._values["form"]]
+        return {
+            "velocity_keep": mu,
+            "velocity_gain": gain,
+            "parameter_gain": parameter_gain,
+            "gradient_gain": gradient_gain,
+        }
+
+
+class AdaGrad(Optimizer):
+    """AdaGrad: ``h += g^2;  w -= lr * g / (sqrt(h) + eps)`` (Duchi, Hazan and Singer 2011).
+
+    eps_inside=True: ``sqrt(h + eps)`` (Keras, optax). initial: the value h starts at (Keras: 0.1).
+    paper: lr 0.01, eps 1e-8, initial 0; torch: eps 1e-10. The book: eps 1e-7.
+    """
+
+    _slot_names = ("squares",)
+    _ranges: ClassVar[dict[str, _Range]] = {"eps": _NOT_NEGATIVE}
+
+    def __init__(
+        self,
+        params: Any = None,
+        lr: float | None = None,
+        *,
+        eps: float | None = None,
+        eps_inside: bool | None = None,
+        initial: float | None = None,
+        weight_decay: float | None = None,
+        l1: float = 0.0,
+        max_norm: float | None = None,
+        nonfinite: str | None = None,
+        master: bool | None = None,
+        no_decay: Sequence[str] = (),
+        semantics: str = "paper",
+    ) -> None:
+        values = {"lr": lr, "eps": eps, "eps_inside": eps_inside, "initial": initial, "weight_decay": weight_decay}
+        super().__init__(params, values, _common(l1, max_norm, nonfinite, master, no_decay), semantics)
+
+    def _check_options(self) -> None:
+        _checks.boolean(self._op, "eps_inside", self._values["eps_inside"])
+        self._number("initial", self._values["initial"])
+
+    def _rule(self) -> str:
+        return "adagrad"
+
+    def _initial(self, slot: str) -> float:
+        return float(self._values["initial"])
+
+    def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
+        return {"learning_rate": group["lr"], **_eps_numbers(group["eps"], self._values["eps_inside"])}
+
+
+class AdaDelta(Optimizer):
+    """AdaDelta (Zeiler 2012): a learning rate that units agree on, from two decaying averages of squares.
+
+    ``h = rho h + (1 - rho) g^2;  d = g sqrt(s + eps) / sqrt(h + eps);  w -= lr d;  s = rho s + (1 - rho) d^2``
+    rho in [0, 1). paper: lr 1, rho 0.95, eps 1e-6; torch: rho 0.9.
+    """
+
+    _slot_names = ("squares", "deltas")
+    _ranges: ClassVar[dict[str, _Range]] = {"rho": _FRACTION, "eps": _NOT_NEGATIVE}
+
+    def __init__(
+        self,
+        params: Any = None,
+        lr: float | None = None,
+        *,
+        rho: float | None = None,
+        eps: float | None = None,
+        weight_decay: float | None = None,
+        l1: float = 0.0,
+        max_norm: float | None = None,
+        nonfinite: str | None = None,
+        master: bool | None = None,
+        no_decay: Sequence[str] = (),
+        semantics: str = "paper",
+    ) -> None:
+        values = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, values, _common(l1, max_norm, nonfinite, master, no_decay), semantics)
+
+    def _rule(self) -> str:
+        return "adadelta"
+
+    def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
+        return {"learning_rate": group["lr"], "rho": group["rho"], "eps_inside": group["eps"]}
+
+
+class RMSProp(Optimizer):
+    """RMSProp: ``h = rho h + (1 - rho) g^2;  w -= lr * g / (sqrt(h) + eps)`` (Tieleman and Hinton 2012).
+
+    eps_inside=True: ``sqrt(h + eps)`` (Keras). centered=True: divide by ``sqrt(h - a^2)`` with
+    ``a = rho a + (1 - rho) g`` (Graves 2013); a difference that rounding makes negative counts as 0 (PyTorch: NaN).
+    momentum > 0 adds a velocity: ``u = momentum u + lr g / root;  w -= u``; with semantics="torch" lr stands outside.
+    rho in [0, 1), momentum in [0, 1]. paper: lr 0.001, rho 0.9, eps 1e-8; torch: lr 0.01, rho 0.99.
+    Whether there is a velocity is decided when the optimizer is made.
+    """
+
+    _ranges: ClassVar[dict[str, _Range]] = {"rho": _FRACTION, "eps": _NOT_NEGATIVE, "momentum": _Range(high=1.0)}
+
+    def __init__(
+        self,
+        params: Any = None,
+        lr: float | None = None,
+        *,
+        rho: float | None = None,
+        eps: float | None = None,
+        eps_inside: bool | None = None,
+        centered: bool | None = None,
+        momentum: float | None = None,
+        weight_decay: float | None = None,
+        l1: float = 0.0,
+        max_norm: float | None = None,
+        nonfinite: str | None = None,
+        master: bool | None = None,
+        no_decay: Sequence[str] = (),
+        semantics: str = "paper",
+    ) -> None:
+        values = {
+            "lr": lr,
+            "rho": rho,
+            "eps": eps,
+            "eps_inside": eps_inside,
+            "centered": centered,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, values, _common(l1, max_norm, nonfinite, master, no_decay), semantics)
+
+    def _check_options(self) -> None:
+        for name in ("eps_inside", "centered"):
+            _checks.boolean(self._op, name, self._values[name])
+        self._with_velocity = self._number("momentum", self._values["momentum"]) > 0
+
+    def _rule(self) -> str:
+        return "rmsprop" + "_centered" * self._values["centered"] + "_velocity" * self._with_velocity
+
+    def _slots(self) -> tuple[str, ...]:
+        return ("squares",) + ("average",) * self._values["centered"] + ("velocity",) * self._with_velocity
+
+    def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
+        inside = self._values["form"] == "lr_inside"
+        gains = _velocity_gains(group["lr"], inside)
+        return {
+            "learning_rate": group["lr"],
+            "rho": group["rho"],
+            "velocity_keep": group["momentum"],
+            **gains,
+            **_eps_numbers(group["eps"], self._values["eps_inside"]),
+        }
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015).
+
+    ``m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2``
+    ``w -= lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)``, t counting steps from 1.
+
+    lr, eps, weight_decay >= 0; beta1, beta2 in [0, 1). paper and torch: 1e-3, 0.9, 0.999, 1e-8, weight_decay 0 (as an L2
+    penalty in the gradient; ``AdamW`` decouples it). State: m, v, in float32 or float64; subnormal state becomes 0.
+    Systems that add eps before the bias correction (the book, Keras, Chainer) get larger first steps.
+    """
+
+    _slot_names = ("m", "v")
+    _ranges: ClassVar[dict[str, _Range]] = {"beta1": _FRACTION, "beta2": _FRACTION, "eps": _NOT_NEGATIVE}
+
+    def __init__(
+        self,
+        params: Any = None,
+        lr: float | None = None,
+        *,
+        beta1: float | None = None,
+        beta2: float | None = None,
+        eps: float | None = None,
+        weight_decay: float | None = None,
+        l1: float = 0.0,
+        max_norm: float | None = None,
+        nonfinite: str | None = None,
+        master: bool | None = None,
+        no_decay: Sequence[str] = (),
+        semantics: str = "paper",
+    ) -> None:
+        values = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, values, _common(l1, max_norm, nonfinite, master, no_decay), semantics)
+
+    def _rule(self) -> str:
+        return "adam"
+
+    def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
+        return {
+            "learning_rate": group["lr"],
+            "beta1": group["beta1"],
+            "beta2": group["beta2"],
+            "eps": group["eps"],
+            "eps_after_correction": float(self._values["eps_after_correction"]),
+        }
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019): ``w *= 1 - lr * weight_decay``, then Adam's step.
+
+    Keywords and state as ``Adam``; weight_decay is 0.01 by default. l1 stays a penalty in the gradient.
+    """
+
+    def _decay_numbers(self, group: Mapping[str, float]) -> Numbers:
+        return {"weight_keep": 1.0 - group["lr"] * group["weight_decay"], "l2": 0.0, "l1": group["l1"]}
+
+
+class AMSGrad(Adam):
+    """Adam that divides by the largest v so far (Reddi, Kale and Kumar 2018): ``v_max = max(v_max, v)``.
+
+    Keywords as ``Adam``; state m, v, v_max. As in PyTorch, the bias correction is applied to v_max.
+    """
+
+    _slot_names = ("m", "v", "v_max")
+
+    def _rule(self) -> str:
+        return "amsgrad"
+
+
+class NormalizedGD(Optimizer):
+    """Normalized gradient descent: ``w -= lr * g / ||g||``; a zero gradient gives no update.
+
+    per="all": the norm over all gradients; per="tensor": each gradient by its own norm. One textbook calls this AdaGrad.
+    nonfinite is "raise" by default, as a norm is taken; max_norm has no meaning here and is refused.
+    paper: lr 0.01.
+    """
+
+    def __init__(
+        self,
+        params: Any = None,
+        lr: float | None = None,
+        *,
+        per: str | None = None,
+        weight_decay: float | None = None,
+        l1: float = 0.0,
+        max_norm: float | None = None,
+        nonfinite: str | None = None,
+        master: bool | None = None,
+        no_decay: Sequence[str] = (),
+        semantics: str = "paper",
+    ) -> None:
+        values = {"lr": lr, "per": per, "weight_decay": weight_decay}
+        super().__init__(params, values, _common(l1, max_norm, nonfinite, master, no_decay), semantics)
+
+    def _check_options(self) -> None:
+        _checks.one_of(self._op, "per", self._values["per"], ("all", "tensor"))
+
+    def _scaling(self, max_norm: Any) -> tuple[str, float]:
+        if max_norm is not None:
+            raise _checks.error(
+                ValueError, self._op, "max_norm", "None (gradients are divided by their norm)", max_norm
+            )
+        return self._values["per"], 0.0
+
+    def _rule(self) -> str:
+        return "gradient_descent"
+
+    def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
+        return {"gradient_gain": -group["lr"]}

@@ -1,1 +1,6 @@
 """The specification: every backend function in NumPy, in the same order of operations, so with the same bits."""
+
+from kitae.reference.gradients import clip_grad_norm, clip_grad_value, global_norm
+from kitae.reference.optimizers import OptimizerPlan
+
+__all__ = ["OptimizerPlan", "clip_grad_norm", "clip_grad_value", "global_norm"]

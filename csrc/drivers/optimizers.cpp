@@ -1,0 +1,289 @@
+#include "drivers/optimizers.h"
+
+#include <atomic>
+#include <limits>
+
+#include "drivers/norms.h"
+#include "ops/adam.h"
+#include "ops/adaptive_gradient.h"
+#include "ops/gradient_descent.h"
+#include "ops/gradient_terms.h"
+
+namespace kitae {
+namespace {
+
+// What every rule has beside its own hyperparameters.
+struct CommonNumbers {
+  double weight_keep = 1, l2 = 0, l1 = 0;
+
+  template <class Visit>
+  static void fields(Visit visit) {
+    visit("weight_keep", &CommonNumbers::weight_keep);
+    visit("l2", &CommonNumbers::l2);
+    visit("l1", &CommonNumbers::l1);
+  }
+};
+
+template <class Numbers>
+bool set_field(Numbers& numbers, const std::string& name, double value) {
+  bool found = false;
+  Numbers::fields([&](const char* field, double Numbers::*member) {
+    if (name != field) return;
+    numbers.*member = value;
+    found = true;
+  });
+  return found;
+}
+
+// The update of rows that lie in memory as arithmetic type. Returns the number of non-finite gradient elements.
+template <class Rule, class T>
+int64_t update_rows(const typename Rule::template Scalars<T>& scalars, T weight_keep, T scale, int64_t count,
+                    T* __restrict weight, const T* __restrict gradient, T* __restrict slot0, T* __restrict slot1,
+                    T* __restrict slot2) {
+  constexpr int kSlots = Rule::kSlots;
+  decltype(nonfinite(T(0))) bad = 0;
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    T slots[kSlots > 0 ? kSlots : 1];
+    if constexpr (kSlots > 0) slots[0] = slot0[i];
+    if constexpr (kSlots > 1) slots[1] = slot1[i];
+    if constexpr (kSlots > 2) slots[2] = slot2[i];
+    const T g = gradient[i];
+    bad += nonfinite(g);
+    T w = weight[i] * weight_keep;
+    Rule::update(scalars, w, scale * g, slots);
+    weight[i] = w;
+    if constexpr (kSlots > 0) slot0[i] = flush(slots[0]);
+    if constexpr (kSlots > 1) slot1[i] = flush(slots[1]);
+    if constexpr (kSlots > 2) slot2[i] = flush(slots[2]);
+  }
+  return static_cast<int64_t>(bad);
+}
+
+// The sum of a parameter's gradients (several where its memory is listed several times), in the order of the list.
+template <class T>
+void read_gradient(T* row, const OptimizerPlan::Parameter& parameter, int64_t begin, int64_t count) {
+  bool first = true;
+  T more[cpu::kRow];
+  for (const cpu::View& gradient : parameter.gradients) {
+    if (gradient.dtype == DType::other) continue;
+    cpu::read_row(first ? row : more, gradient, begin, count);
+    if (!first)
+      for (int64_t i = 0; i < count; ++i) row[i] += more[i];
+    first = false;
+  }
+}
+
+// The gradient where it lies, if it is one array of T in memory order; else nullptr.
+template <class T>
+const T* direct_gradient(const OptimizerPlan::Parameter& parameter, int64_t begin) {
+  return parameter.gradients.size() == 1 ? cpu::direct<T>(parameter.gradients[0], begin) : nullptr;
+}
+
+template <class T, class Use>
+void gradient_rows(const OptimizerPlan::Parameter& parameter, int64_t begin, int64_t count, bool zero_nonfinite,
+                   Use use) {
+  const T* values = zero_nonfinite ? nullptr : direct_gradient<T>(parameter, begin);
+  if (values) return use(values, count);
+  T row[cpu::kRow];
+  for (int64_t done = 0; done < count; done += cpu::kRow) {
+    const int64_t length = count - done < cpu::kRow ? count - done : cpu::kRow;
+    read_gradient(row, parameter, begin + done, length);
+    if (zero_nonfinite)
+      for (int64_t i = 0; i < length; ++i) row[i] = finite_or_zero(row[i]);
+    use(static_cast<const T*>(row), length);
+  }
+}
+
+template <class Rule>
+class RulePlan final : public OptimizerPlan {
+ public:
+  int slots() const override { return Rule::kSlots; }
+
+  bool set_number(int64_t group, const std::string& name, double value) override {
+    Group& numbers = groups_[static_cast<size_t>(group)];
+    return set_field(numbers.common, name, value) || set_field(numbers.rule, name, value);
+  }
+
+  StepResult step(int64_t number, const Scaling& scaling, Nonfinite rule) override {
+    StepResult result;
+    result.norm = std::numeric_limits<double>::quiet_NaN();
+    const bool zero = rule == Nonfinite::zero;
+    const bool must_know = rule == Nonfinite::raise || rule == Nonfinite::skip;
+    factors_.assign(1, 1.0);
+    if (scaling.scope != Scope::none || must_know) {
+      measure(zero);
+      result.norm = norms_.of_all();
+      result.first_nonfinite = norms_.first_nonfinite();
+      if (must_know && result.first_nonfinite >= 0) {
+        result.written = false;
+        return result;
+      }
+    }
+    if (scaling.scope == Scope::all) factors_[0] = factor(norms_.of_all(), scaling);
+    if (scaling.scope == Scope::tensor) {
+      factors_.clear();
+      for (const double norm : norms_.of_tensors()) factors_.push_back(factor(norm, scaling));
+    }
+    std::atomic<int64_t> bad{0};
+    tiles_.for_each_piece([&](const cpu::Tiles::Piece& piece) {
+      const int64_t count = update(piece, number, zero);
+      if (count) bad.fetch_add(count, std::memory_order_relaxed);
+    });
+    result.nonfinite_elements = bad.load();
+    return result;
+  }
+
+ protected:
+  void resize_groups(int64_t groups) override { groups_.resize(static_cast<size_t>(groups)); }
+
+ private:
+  struct Group {
+    typename Rule::Hyperparameters rule;
+    CommonNumbers common;
+  };
+
+  static double factor(double norm, const Scaling& scaling) {
+    if (scaling.max_norm > 0) return clip_factor(norm, scaling.max_norm, scaling.eps);
+    return norm == 0.0 ? 0.0 : 1.0 / norm;
+  }
+
+  void measure(bool zero) {
+    norms_.measure(tiles_, has_float64_, [&](int64_t tensor, int64_t begin, int64_t count, auto use) {
+      const Parameter& parameter = parameters_[static_cast<size_t>(tensor)];
+      if (!parameter.active()) return;
+      if (parameter.value.dtype == DType::float64)
+        gradient_rows<double>(parameter, begin, count, zero, use);
+      else
+        gradient_rows<float>(parameter, begin, count, zero, use);
+    });
+  }
+
+  int64_t update(const cpu::Tiles::Piece& piece, int64_t number, bool zero) {
+    const Parameter& parameter = parameters_[static_cast<size_t>(piece.tensor)];
+    if (!parameter.active()) return 0;
+    return parameter.value.dtype == DType::float64 ? update_as<double>(piece, parameter, number, zero)
+                                                   : update_as<float>(piece, parameter, number, zero);
+  }
+
+  template <class T>
+  int64_t update_as(const cpu::Tiles::Piece& piece, const Parameter& parameter, int64_t number, bool zero) {
+    const Group& group = groups_[static_cast<size_t>(parameter.group)];
+    const typename Rule::template Scalars<T> scalars(group.rule, number);
+    const T weight_keep = static_cast<T>(group.common.weight_keep);
+    const double factor = factors_[factors_.size() == 1 ? 0 : static_cast<size_t>(piece.tensor)];
+    GradientTerms<T> terms;
+    terms.scale = static_cast<T>(factor);
+    terms.l2 = static_cast<T>(group.common.l2);
+    terms.l1 = static_cast<T>(group.common.l1);
+    const bool penalties = group.common.l2 != 0 || group.common.l1 != 0;
+
+    T* const weight = cpu::direct<T>(parameter.value, piece.begin);
+    const T* const gradient = zero || penalties ? nullptr : direct_gradient<T>(parameter, piece.begin);
+    const auto slot = [&](int i, int64_t begin) -> T* {
+      return i < Rule::kSlots ? reinterpret_cast<T*>(parameter.slots[static_cast<size_t>(i)].data) + begin : nullptr;
+    };
+    const auto update = [&](T scale, int64_t begin, int64_t count, T* w, const T* g) {
+      return update_rows<Rule, T>(scalars, weight_keep, scale, count, w, g, slot(0, begin), slot(1, begin),
+                                  slot(2, begin));
+    };
+    if (weight && gradient) return update(terms.scale, piece.begin, piece.count, weight, gradient);
+
+    int64_t bad = 0;
+    T weights[cpu::kRow], gradients[cpu::kRow];
+    for (int64_t done = 0; done < piece.count; done += cpu::kRow) {
+      const int64_t begin = piece.begin + done;
+      const int64_t count = piece.count - done < cpu::kRow ? piece.count - done : cpu::kRow;
+      T* w = weight ? weight + done : weights;
+      if (!weight) read_weights(w, parameter, begin, count);
+      const T* g = gradient ? gradient + done : gradients;
+      T scale = terms.scale;
+      if (!gradient) {
+        read_gradient(gradients, parameter, begin, count);
+        if (zero) {
+          for (int64_t i = 0; i < count; ++i) bad += static_cast<int64_t>(nonfinite(gradients[i]));
+          for (int64_t i = 0; i < count; ++i) gradients[i] = finite_or_zero(gradients[i]);
+        }
+        if (penalties) {
+          if (!zero)  // counted here: a penalty could hide what the rule is given
+            for (int64_t i = 0; i < count; ++i) bad += static_cast<int64_t>(nonfinite(gradients[i]));
+          for (int64_t i = 0; i < count; ++i) gradients[i] = terms(gradients[i], w[i]);
+          scale = T(1);
+        }
+      }
+      const int64_t counted = update(scale, begin, count, w, g);
+      if (!zero && !penalties) bad += counted;
+      if (!weight) write_weights(parameter, begin, w, count);
+    }
+    return bad;
+  }
+
+  // A 16-bit parameter is its float32 master; where the master, rounded, is no longer the parameter, the caller has
+  // changed the parameter and it wins.
+  template <class T>
+  static void read_weights(T* row, const Parameter& parameter, int64_t begin, int64_t count) {
+    cpu::read_row(row, parameter.value, begin, count);
+    if (!parameter.master.data) return;
+    if constexpr (std::is_same_v<T, float>) {
+      const float* master = reinterpret_cast<const float*>(parameter.master.data) + begin;
+      visit_dtype(parameter.value.dtype, [&](auto zero) {
+        using Storage = decltype(zero);
+        for (int64_t i = 0; i < count; ++i)
+          row[i] = to_float(FromFloat<Storage>::convert(master[i])) == row[i] ? master[i] : row[i];
+      });
+    }
+  }
+
+  template <class T>
+  static void write_weights(const Parameter& parameter, int64_t begin, const T* row, int64_t count) {
+    if (parameter.master.data) {
+      T* master = reinterpret_cast<T*>(parameter.master.data) + begin;
+      for (int64_t i = 0; i < count; ++i) master[i] = row[i];
+    }
+    cpu::write_row(parameter.value, begin, row, count);
+  }
+
+  std::vector<Group> groups_;
+};
+
+template <class Rule>
+std::unique_ptr<OptimizerPlan> make() {
+  return std::make_unique<RulePlan<Rule>>();
+}
+
+struct NamedRule {
+  const char* name;
+  std::unique_ptr<OptimizerPlan> (*make)();
+};
+
+constexpr NamedRule kRules[] = {
+    {"gradient_descent", make<GradientDescent>},
+    {"velocity", make<Velocity>},
+    {"nesterov", make<Nesterov>},
+    {"adagrad", make<AdaGrad>},
+    {"adadelta", make<AdaDelta>},
+    {"rmsprop", make<RMSPropRule<false, false>>},
+    {"rmsprop_centered", make<RMSPropRule<true, false>>},
+    {"rmsprop_velocity", make<RMSPropRule<false, true>>},
+    {"rmsprop_centered_velocity", make<RMSPropRule<true, true>>},
+    {"adam", make<Adam>},
+    {"amsgrad", make<AMSGrad>},
+};
+
+}  // namespace
+
+void OptimizerPlan::finish(int64_t groups) {
+  resize_groups(groups);
+  tiles_.assign(static_cast<int64_t>(parameters_.size()),
+                [&](int64_t i) { return parameters_[static_cast<size_t>(i)].value.size; });
+  for (const Parameter& parameter : parameters_)
+    has_float64_ = has_float64_ || parameter.value.dtype == DType::float64;
+}
+
+std::unique_ptr<OptimizerPlan> make_optimizer_plan(const std::string& rule) {
+  for (const NamedRule& named : kRules)
+    if (rule == named.name) return named.make();
+  return nullptr;
+}
+
+}  // namespace kitae

@@ -1,0 +1,289 @@
+"""The optimizers' update rules (csrc/ops/adam.h, gradient_descent.h, adaptive_gradient.h) in NumPy."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from kitae._checks import Rejected
+from kitae.reference._arrays import array_argument, compute_type, flush, store, widen
+from kitae.reference.gradients import (
+    RAISE,
+    SCOPE_ALL,
+    SCOPE_NONE,
+    SCOPE_TENSOR,
+    SKIP,
+    ZERO,
+    clip_factor,
+    finite_or_zero,
+    norms_of,
+)
+
+Numbers = dict[str, float]
+Slots = list[np.ndarray]
+
+_SPLIT = 134217729.0  # 2**27 + 1
+
+
+def _exact_product(a: float, b: float) -> tuple[float, float]:
+    """Dekker's product: (a * b rounded, its error)."""
+    a_scaled, b_scaled = _SPLIT * a, _SPLIT * b
+    a_high, b_high = a_scaled - (a_scaled - a), b_scaled - (b_scaled - b)
+    a_low, b_low = a - a_high, b - b_high
+    product = a * b
+    return product, ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+
+
+def _multiply(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
+    product, error = _exact_product(a[0], b[0])
+    low = error + (a[0] * b[1] + a[1] * b[0])
+    high = product + low
+    return high, low - (high - product)
+
+
+def bias_correction(beta: float, step: int) -> float:
+    """1 - beta**step, the power by squaring in double-double arithmetic (csrc/ops/bias_correction.h)."""
+    power, square = (1.0, 0.0), (beta, 0.0)
+    while step > 0:
+        if step & 1:
+            power = _multiply(power, square)
+        square = _multiply(square, square)
+        step >>= 1
+    difference = 1.0 - power[0]
+    rest = (1.0 - difference) - power[0]
+    return difference + (rest - power[1])
+
+
+def _gradient_descent(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, slots: Slots) -> np.ndarray:
+    return w + kind(n["gradient_gain"]) * g
+
+
+def _velocity(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, slots: Slots) -> np.ndarray:
+    slots[0] = kind(n["velocity_keep"]) * slots[0] + kind(n["velocity_gain"]) * g
+    return w + kind(n["parameter_gain"]) * slots[0]
+
+
+def _nesterov(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, slots: Slots) -> np.ndarray:
+    return _velocity(n, kind, step, w, g, slots) + kind(n["gradient_gain"]) * g
+
+
+def _root(n: Numbers, kind: type, squares: np.ndarray) -> np.ndarray:
+    return np.sqrt(squares + kind(n["eps_inside"])) + kind(n["eps_outside"])
+
+
+def _adagrad(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, slots: Slots) -> np.ndarray:
+    slots[0] = slots[0] + g * g
+    return w - kind(n["learning_rate"]) * g / _root(n, kind, slots[0])
+
+
+def _adadelta(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, slots: Slots) -> np.ndarray:
+    rho, gain = kind(n["rho"]), kind(1.0 - n["rho"])
+    squares = rho * slots[0] + gain * (g * g)
+    delta = g * _root(n, kind, slots[1]) / _root(n, kind, squares)
+    slots[0], slots[1] = squares, rho * slots[1] + gain * (delta * delta)
+    return w - kind(n["learning_rate"]) * delta
+
+
+def _rmsprop(centered: bool, with_velocity: bool) -> Callable[..., np.ndarray]:
+    def update(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, slots: Slots) -> np.ndarray:
+        rho, gain = kind(n["rho"]), kind(1.0 - n["rho"])
+        slots[0] = rho * slots[0] + gain * (g * g)
+        variance = slots[0]
+        if centered:
+            slots[1] = rho * slots[1] + gain * g
+            variance = variance - slots[1] * slots[1]
+            variance = np.where(variance < 0, kind(0), variance)
+        if with_velocity:
+            slots[-1] = kind(n["velocity_keep"]) * slots[-1] + kind(n["velocity_gain"]) * g / _root(n, kind, variance)
+            return w + kind(n["parameter_gain"]) * slots[-1]
+        return w - kind(n["learning_rate"]) * g / _root(n, kind, variance)
+
+    return update
+
+
+def _adam(amsgrad: bool) -> Callable[..., np.ndarray]:
+    def update(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, slots: Slots) -> np.ndarray:
+        beta1, beta2 = n["beta1"], n["beta2"]
+        root = math.sqrt(bias_correction(beta2, step))
+        step_size = kind(n["learning_rate"] * root / bias_correction(beta1, step))
+        eps = kind(n["eps"] * root if n["eps_after_correction"] else n["eps"])
+        slots[0] = kind(beta1) * slots[0] + kind(1.0 - beta1) * g
+        slots[1] = kind(beta2) * slots[1] + kind(1.0 - beta2) * (g * g)
+        second_moment = slots[1]
+        if amsgrad:
+            slots[2] = second_moment = np.where(slots[2] >= second_moment, slots[2], second_moment)
+        return w - step_size * slots[0] / (np.sqrt(second_moment) + eps)
+
+    return update
+
+
+_ADAM = ("learning_rate", "beta1", "beta2", "eps", "eps_after_correction")
+_DESCENT = ("velocity_keep", "velocity_gain", "parameter_gain", "gradient_gain")
+_ADAPTIVE = (
+    "learning_rate",
+    "rho",
+    "eps_inside",
+    "eps_outside",
+    "velocity_keep",
+    "velocity_gain",
+    "parameter_gain",
+)
+_COMMON = {"weight_keep": 1.0, "l2": 0.0, "l1": 0.0}
+
+# name: (update, slots, names of its numbers)
+RULES: dict[str, tuple[Callable[..., np.ndarray], int, tuple[str, ...]]] = {
+    "gradient_descent": (_gradient_descent, 0, _DESCENT),
+    "velocity": (_velocity, 1, _DESCENT),
+    "nesterov": (_nesterov, 1, _DESCENT),
+    "adagrad": (_adagrad, 1, _ADAPTIVE),
+    "adadelta": (_adadelta, 2, _ADAPTIVE),
+    "rmsprop": (_rmsprop(False, False), 1, _ADAPTIVE),
+    "rmsprop_centered": (_rmsprop(True, False), 2, _ADAPTIVE),
+    "rmsprop_velocity": (_rmsprop(False, True), 2, _ADAPTIVE),
+    "rmsprop_centered_velocity": (_rmsprop(True, True), 3, _ADAPTIVE),
+    "adam": (_adam(False), 2, _ADAM),
+    "amsgrad": (_adam(True), 3, _ADAM),
+}
+
+
+class OptimizerPlan:
+    """Parameters and states of one optimizer, updated in one call a step."""
+
+    def __init__(
+        self,
+        rule: str,
+        parameters: list[Any],
+        masters: list[Any],
+        slots: list[list[Any]],
+        groups: list[int],
+        places: list[tuple[int, list[int] | None]],
+        group_count: int,
+    ) -> None:
+        if rule not in RULES:
+            raise ValueError(f"kitae: no rule named {rule}")
+        self._update, slot_count, names = RULES[rule]
+        self._parameters = [array_argument(p, "params", write=True, index=i) for i, p in enumerate(parameters)]
+        for i, (parameter, master, state) in enumerate(zip(self._parameters, masters, slots, strict=True)):
+            kind = np.dtype(compute_type(parameter.dtype))
+            if len(state) != slot_count:
+                raise Rejected("slots", "length", i)
+            if master is not None:
+                self._check_state(master, parameter, np.dtype(np.float32), "master", i)
+            for slot in state:
+                self._check_state(slot, parameter, kind, "slots", i)
+        self._masters, self._slots, self._groups, self._places = masters, slots, groups, places
+        self._numbers: list[Numbers] = [{**dict.fromkeys(names, 0.0), **_COMMON} for _ in range(group_count)]
+        self._bound: list[Any] | None = None
+
+    @staticmethod
+    def _check_state(array: Any, parameter: np.ndarray, dtype: np.dtype, argument: str, index: int) -> None:
+        array_argument(array, argument, write=True, index=index)
+        if array.dtype != dtype:
+            raise Rejected(argument, "dtype", index)
+        if array.shape != parameter.shape:
+            raise Rejected(argument, "shape", index)
+        if not array.flags.c_contiguous:
+            raise Rejected(argument, "contiguous", index)
+
+    def set_numbers(self, group: int, numbers: dict[str, float]) -> None:
+        """The group's numbers, by name."""
+        for name, value in numbers.items():
+            if name not in self._numbers[group]:
+                raise ValueError(f"kitae: the rule has no number {name}")
+            self._numbers[group][name] = float(value)
+
+    def bind(self, grads: list[Any]) -> None:
+        """Fixes the gradient arrays."""
+        self._bound = None
+        self._check_gradients(grads)
+        self._bound = list(grads)
+
+    def bound(self) -> bool:
+        """Whether gradient arrays are fixed."""
+        return self._bound is not None
+
+    def _check_gradients(self, grads: list[Any]) -> None:
+        if len(grads) != len(self._places):
+            raise Rejected("grads", "length")
+        written = [*self._parameters, *(slot for state in self._slots for slot in state)]
+        written += [master for master in self._masters if master is not None]
+        for i, (grad, (number, axes)) in enumerate(zip(grads, self._places, strict=True)):
+            if grad is None:
+                continue
+            parameter = self._parameters[number]
+            array_argument(grad, "grads", index=i)
+            if grad.dtype not in (parameter.dtype, np.dtype(np.float32)):
+                raise Rejected("grads", "dtype", i)
+            if (grad.shape if axes is None else grad.transpose(axes).shape) != parameter.shape:
+                raise Rejected("grads", "shape", i)
+            if any(np.shares_memory(grad, array) for array in written):
+                raise Rejected("grads", "overlap", i)
+
+    def step(
+        self, grads: list[Any] | None, number: int, scope: int, max_norm: float, eps: float, nonfinite: int
+    ) -> tuple[bool, float, int, int]:
+        """One update; (written, norm, count of non-finite elements, first parameter with one)."""
+        if grads is None:
+            if self._bound is None:
+                raise Rejected("grads", "type")
+            grads = self._bound
+        else:
+            self._bound = None
+            self._check_gradients(grads)
+        zero = nonfinite == ZERO
+        gradients, bad_elements = self._effective(grads, zero)
+        norm, first_bad = math.nan, -1
+        factors = [1.0] * len(gradients)
+        if scope != SCOPE_NONE or nonfinite in (RAISE, SKIP):
+            norm, each, first_bad = norms_of([np.zeros(0, np.float32) if g is None else g for g in gradients])
+            if first_bad >= 0 and nonfinite in (RAISE, SKIP):
+                return False, norm, 0, first_bad
+            if scope in (SCOPE_ALL, SCOPE_TENSOR):
+                norms = each if scope == SCOPE_TENSOR else [norm] * len(each)
+                factors = [self._factor(n, max_norm, eps) for n in norms]
+        with np.errstate(all="ignore"):
+            for i, gradient in enumerate(gradients):
+                if gradient is not None:
+                    self._update_one(i, gradient, factors[i], number)
+        return True, norm, bad_elements, first_bad
+
+    @staticmethod
+    def _factor(norm: float, max_norm: float, eps: float) -> float:
+        if max_norm > 0:
+            return clip_factor(norm, max_norm, eps)
+        return 0.0 if norm == 0.0 else 1.0 / norm
+
+    def _effective(self, grads: list[Any], zero: bool) -> tuple[list[np.ndarray | None], int]:
+        """Each parameter's gradient in its arithmetic type: the sum over the places where it is listed."""
+        gradients: list[np.ndarray | None] = [None] * len(self._parameters)
+        for grad, (number, axes) in zip(grads, self._places, strict=True):
+            if grad is None:
+                continue
+            value = widen(grad if axes is None else grad.transpose(axes), compute_type(self._parameters[number].dtype))
+            total = gradients[number]
+            with np.errstate(all="ignore"):
+                gradients[number] = value if total is None else total + value
+        bad = sum(int(np.count_nonzero(~np.isfinite(g))) for g in gradients if g is not None)
+        if zero:
+            gradients = [None if g is None else finite_or_zero(g) for g in gradients]
+        return gradients, bad
+
+    def _update_one(self, i: int, g: np.ndarray, factor: float, step: int) -> None:
+        parameter, master, state = self._parameters[i], self._masters[i], self._slots[i]
+        n = self._numbers[self._groups[i]]
+        kind = compute_type(parameter.dtype)
+        w = widen(parameter)
+        if master is not None:
+            w = np.where(master.astype(parameter.dtype).astype(np.float32) == w, master, w)
+        g = kind(factor) * g
+        if n["l2"] or n["l1"]:
+            sign = np.where(w > 0, kind(1), np.where(w < 0, kind(-1), kind(0)))
+            g = (g + kind(n["l2"]) * w) + kind(n["l1"]) * sign
+        slots = list(state)
+        w = self._update(n, kind, step, w * kind(n["weight_keep"]), g, slots)
+        for slot, value in zip(state, slots, strict=True):
+            slot[...] = flush(value)
+        if master is not None:
+            master[...] = w
+        store(parameter, w)
