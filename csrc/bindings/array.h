@@ -25,7 +25,8 @@ struct Rejected {
 
 enum class Access { read, write };
 
-// A numpy.ndarray (or numpy.memmap) of float16, bfloat16, float32 or float64, aligned and in native byte order, any strides.
+// A numpy.ndarray (or numpy.memmap) of float16, bfloat16, float32 or float64, aligned, in native byte order, with any
+// strides.
 Array array_argument(py::handle object, const char* argument, Access access, int64_t index = -1);
 // The same; None gives an absent Array.
 Array optional_array_argument(py::handle object, const char* argument, Access access, int64_t index = -1);

@@ -1,5 +1,5 @@
-// Rows of storage elements to and from the type arithmetic is done in. The bits are those of ops/host_device.h; F16C does
-// the same conversions in hardware (it only differs in which NaN comes out).
+// Rows of storage elements to and from the type arithmetic is done in. The bits are those of ops/host_device.h; F16C
+// does the same conversions in hardware (it only differs in which NaN comes out).
 #pragma once
 
 #include <cstdint>

@@ -70,9 +70,15 @@ struct Lanes {
     return fold_lanes(lanes);
   }
 
-  Lanes operator+(const Lanes& other) const { return zip(other, [](Vector a, Vector b) { return a + b; }); }
-  Lanes operator-(const Lanes& other) const { return zip(other, [](Vector a, Vector b) { return a - b; }); }
-  Lanes operator*(const Lanes& other) const { return zip(other, [](Vector a, Vector b) { return a * b; }); }
+  Lanes operator+(const Lanes& other) const {
+    return zip(other, [](Vector a, Vector b) { return a + b; });
+  }
+  Lanes operator-(const Lanes& other) const {
+    return zip(other, [](Vector a, Vector b) { return a - b; });
+  }
+  Lanes operator*(const Lanes& other) const {
+    return zip(other, [](Vector a, Vector b) { return a * b; });
+  }
   Lanes& operator+=(const Lanes& other) { return *this = *this + other; }
 
  private:

@@ -17,8 +17,8 @@ namespace kitae::cpu {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr auto kSpin = std::chrono::microseconds(50);   // a waiting worker burns no more than this
-constexpr auto kPoll = std::chrono::milliseconds(50);   // how often an interruptible call looks for Ctrl-C
+constexpr auto kSpin = std::chrono::microseconds(50);  // a waiting worker burns no more than this
+constexpr auto kPoll = std::chrono::milliseconds(50);  // how often an interruptible call looks for Ctrl-C
 constexpr int kSpinsBetweenClocks = 64;
 
 void relax() {

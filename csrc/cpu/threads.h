@@ -1,8 +1,8 @@
 // A small thread pool. Not OpenMP: libgomp hangs a child forked after parallel work.
 //
-// A call is cut into units whose results do not depend on who runs them; the caller and the workers claim units one by one.
-// One call at a time uses the workers; a call from a second thread meanwhile runs alone, with the same result. A worker
-// that is still asleep when the units are gone is not waited for. After fork the child starts with a fresh pool.
+// A call is cut into units whose results do not depend on who runs them; the caller and the workers claim units one by
+// one. One call at a time uses the workers; a call from a second thread meanwhile runs alone, with the same result. A
+// worker that is still asleep when the units are gone is not waited for. After fork the child starts with a fresh pool.
 #pragma once
 
 #include <cstdint>
@@ -36,8 +36,8 @@ namespace detail {
 void parallel_for(int64_t units, void (*body)(void*, int64_t), void* context);
 }
 
-// Calls body(unit) for every unit in [0, units), each once, in any order, from any thread. An exception thrown by a unit
-// is rethrown here after the other units have finished.
+// Calls body(unit) for every unit in [0, units), each once, in any order, from any thread. An exception thrown by a
+// unit is rethrown here after the other units have finished.
 template <class Body>
 void parallel_for(int64_t units, Body&& body) {
   detail::parallel_for(

@@ -10,9 +10,7 @@ namespace kitae {
 
 enum class DType : uint8_t { float16, bfloat16, float32, float64, other };
 
-constexpr int64_t size_of(DType dtype) {
-  return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
-}
+constexpr int64_t size_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
 
 struct Array {
   void* data = nullptr;

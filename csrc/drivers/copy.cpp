@@ -22,7 +22,8 @@ void split(int64_t bytes, Copy copy) {
 
 void copy_split(void* to, const void* from, int64_t bytes) {
   split(bytes, [=](int64_t begin, int64_t end) {
-    std::memcpy(static_cast<char*>(to) + begin, static_cast<const char*>(from) + begin, static_cast<size_t>(end - begin));
+    std::memcpy(static_cast<char*>(to) + begin, static_cast<const char*>(from) + begin,
+                static_cast<size_t>(end - begin));
   });
 }
 

@@ -1,4 +1,5 @@
-// What every op header stands on: the host/device marker, storage types, and the few scalar functions whose bits we promise.
+// What every op header stands on: the host/device marker, storage types, and the few scalar functions with promised
+// bits.
 #pragma once
 
 #include <cstdint>
@@ -92,13 +93,10 @@ struct ComputeOf<double> {
 template <class T>
 using Compute = typename ComputeOf<T>::type;
 
-// Subnormal state makes x86 cores 10 to 35 times slower; below the smallest normal becomes +0. An integer test, no mode.
-KITAE_HD float flush(float value) {
-  return (bit_cast<uint32_t>(value) & 0x7f800000u) == 0 ? 0.0f : value;
-}
-KITAE_HD double flush(double value) {
-  return (bit_cast<uint64_t>(value) & 0x7ff0000000000000u) == 0 ? 0.0 : value;
-}
+// Subnormal state makes x86 cores 10 to 35 times slower; below the smallest normal becomes +0: an integer test, no
+// mode.
+KITAE_HD float flush(float value) { return (bit_cast<uint32_t>(value) & 0x7f800000u) == 0 ? 0.0f : value; }
+KITAE_HD double flush(double value) { return (bit_cast<uint64_t>(value) & 0x7ff0000000000000u) == 0 ? 0.0 : value; }
 
 // 1 where the value is infinite or NaN, in an integer as wide as the value so that counting vectorizes.
 KITAE_HD uint32_t nonfinite(float value) { return (bit_cast<uint32_t>(value) & 0x7f800000u) == 0x7f800000u ? 1u : 0u; }

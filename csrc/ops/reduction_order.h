@@ -1,9 +1,9 @@
 // The order of every reduction, a function of shape and dtype alone. python/kitae/reference/_order.py repeats it.
 //
-// A sequence of elements is cut into chunks; inside a chunk element i goes to virtual lane i mod kLanes, lanes accumulate
-// in double from +0 in order of i; the lanes are folded by halves (lane l += lane l + 8, then 4, 2, 1); the chunks' sums
-// are added one after the other, from +0. An absent element counts as +0, which changes no sum.
-// So any number of threads may take any chunks, and any vector width up to 16 lanes gives the same bits.
+// A sequence of elements is cut into chunks; inside a chunk element i goes to virtual lane i mod kLanes, lanes
+// accumulate in double from +0 in order of i; the lanes are folded by halves (lane l += lane l + 8, then 4, 2, 1); the
+// chunks' sums are added one after the other, from +0. An absent element counts as +0, which changes no sum. So any
+// number of threads may take any chunks, and any vector width up to 16 lanes gives the same bits.
 #pragma once
 
 #include <cstdint>
@@ -32,7 +32,8 @@ struct ChannelChunks {
   }
 };
 
-// inner == 1, the channels lie side by side: a chunk is kRowsOfChunk rows, added one after the other (one lane a channel).
+// inner == 1, the channels lie side by side: a chunk is kRowsOfChunk rows, added one after the other, one lane a
+// channel.
 constexpr int64_t kRowsOfChunk = 256;
 
 KITAE_HD double fold_lanes(double* lanes) {

@@ -15,7 +15,7 @@ FLOATS = "float32, float64, float16 or bfloat16"
 
 
 class Rejected(Exception):
-    """A backend refused an array argument before anything was written."""
+    """A backend refused an array argument before anything was written; users see what `explain` makes of it."""
 
     def __init__(self, argument: str, reason: str, index: int = -1) -> None:
         super().__init__(argument, reason, index)
@@ -140,7 +140,9 @@ def number(
     infinite: bool = False,
 ) -> float:
     """``value`` as a Python float inside [low, high] (or open at an end), else the error. NaN is never inside."""
-    bounds = f"{'(' if open_low or low == -math.inf else '['}{low:g}, {high:g}{')' if open_high or high == math.inf else ']'}"
+    left = "(" if open_low or low == -math.inf else "["
+    right = ")" if open_high or high == math.inf else "]"
+    bounds = f"{left}{low:g}, {high:g}{right}"
     if infinite and high == math.inf:
         bounds = bounds[:-1] + "]"
     expected = "a finite number" if low == -math.inf and high == math.inf else f"a number in {bounds}"

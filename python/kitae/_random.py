@@ -37,7 +37,7 @@ def generator() -> np.random.Generator:
 
 
 def next_layer_seed() -> int:
-    """A 64-bit seed for the next layer: of (seed, layer number) after ``kitae.seed``, else from the system's entropy."""
+    """A 64-bit seed for the next layer: from (seed, layer number) after ``kitae.seed``, else from system entropy."""
     with _lock:
         number = next(_layer_numbers)
         sequence = np.random.SeedSequence() if _seed is None else np.random.SeedSequence(_seed, spawn_key=(number,))
