@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <mutex>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -100,16 +101,21 @@ class Pool {
     if (interrupted) throw Interrupted();
   }
 
-  std::mutex busy;  // held by the call that uses the workers
+  // Claimed by the call that uses the workers. Not a mutex: a nested call asks again from the thread that holds it.
+  bool claim() { return !busy_.exchange(true, std::memory_order_acquire); }
+  void release() { busy_.store(false, std::memory_order_release); }
 
  private:
   static constexpr int64_t kOpen = int64_t{1} << 62;
 
+  // As many workers as the system gives: results do not depend on how many there are.
   void grow(int workers) {
-    while (static_cast<int>(workers_) < workers) {
-      // A pool thread never outlives the process and is never joined: the pool itself is never destroyed.
-      std::thread([this, index = static_cast<int>(workers_), seen = epoch_.load()]() { work(index, seen); }).detach();
-      ++workers_;
+    try {
+      for (; workers_ < workers; ++workers_) {
+        // A pool thread is never joined: it lives as long as the process, and the pool is never destroyed.
+        std::thread([this, index = workers_, seen = epoch_.load()]() { work(index, seen); }).detach();
+      }
+    } catch (const std::system_error&) {  // the system's limit on threads or memory
     }
   }
 
@@ -148,6 +154,7 @@ class Pool {
   }
 
   Job job_;
+  std::atomic<bool> busy_{false};
   std::atomic<int64_t> gate_{0};  // kOpen | number of workers inside the job
   std::atomic<uint64_t> epoch_{0};
   std::atomic<int> sleepers_{0};
@@ -162,11 +169,9 @@ std::atomic<Pool*> current_pool{nullptr};
 Pool& pool() {
   Pool* existing = current_pool.load(std::memory_order_acquire);
   if (existing) return *existing;
-  static std::atomic<bool> registered{false};
-  if (!registered.exchange(true)) {
-    // The child has none of the parent's workers: drop the pool (its locks may be held) and start anew when needed.
-    pthread_atfork(nullptr, nullptr, [] { current_pool.store(nullptr); });
-  }
+  // The child has none of the parent's workers: drop the pool (its locks may be held) and start anew when needed.
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { current_pool.store(nullptr); });
+  if (registered != 0) throw std::bad_alloc();
   auto* fresh = new Pool();
   if (current_pool.compare_exchange_strong(existing, fresh)) return *fresh;
   delete fresh;
@@ -222,8 +227,11 @@ void detail::parallel_for(int64_t units, void (*body)(void*, int64_t), void* con
   const int threads = static_cast<int>(wanted < units ? wanted : units);
   if (threads <= 1) return run_alone(units, body, context);
   Pool& shared = pool();
-  const std::unique_lock<std::mutex> lock(shared.busy, std::try_to_lock);
-  if (!lock.owns_lock()) return run_alone(units, body, context);
+  if (!shared.claim()) return run_alone(units, body, context);
+  struct Claim {
+    Pool& pool;
+    ~Claim() { pool.release(); }
+  } claim{shared};
   shared.run(units, body, context, threads);
 }
 

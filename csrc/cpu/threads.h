@@ -36,8 +36,8 @@ namespace detail {
 void parallel_for(int64_t units, void (*body)(void*, int64_t), void* context);
 }
 
-// Calls body(unit) for every unit in [0, units), each once, in any order, from any thread. An exception thrown by a
-// unit is rethrown here after the other units have finished.
+// Calls body(unit) for every unit in [0, units), each once, in any order, from any thread. The first
+// exception of a unit is rethrown here, after the units that are running have finished; the others are not started.
 template <class Body>
 void parallel_for(int64_t units, Body&& body) {
   detail::parallel_for(

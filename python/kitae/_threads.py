@@ -44,7 +44,7 @@ def _quota(quota_file: Path, period_file: Path | None) -> float:
 def _environment_limit() -> int | None:
     for name in ("KITAE_NUM_THREADS", "OMP_NUM_THREADS"):
         first = os.environ.get(name, "").split(",")[0].strip()
-        if first.isdigit() and int(first) > 0:
+        if first.isdecimal() and int(first) > 0:
             return int(first)
     return None
 
