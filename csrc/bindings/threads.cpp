@@ -6,10 +6,12 @@
 namespace kitae::bindings {
 namespace {
 
-// Destination and source of a copy: any NumPy buffers of one size.
+// Destination and source of a copy: contiguous arrays of one number of bytes.
 template <void (*copy)(void*, const void*, int64_t)>
 void copy_buffers(const py::buffer& destination, const py::buffer& source) {
   const py::buffer_info to = destination.request(true), from = source.request();
+  if (!PyBuffer_IsContiguous(to.view(), 'A')) throw Rejected{"destination", "contiguous"};
+  if (!PyBuffer_IsContiguous(from.view(), 'A')) throw Rejected{"source", "contiguous"};
   if (to.size * to.itemsize != from.size * from.itemsize) throw Rejected{"source", "length"};
   const NativeCall native;
   copy(to.ptr, from.ptr, to.size * to.itemsize);

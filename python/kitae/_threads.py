@@ -16,7 +16,7 @@ def _cgroup_limit(root: Path = Path("/")) -> float:
         return limit
     base = root / "sys/fs/cgroup"
     for line in lines:
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         relative = path.lstrip("/")
         if not controllers:
             # v2: a quota on any ancestor binds as well.
@@ -37,7 +37,7 @@ def _quota(quota_file: Path, period_file: Path | None) -> float:
             words.append(period_file.read_text().strip())
         quota, period = words[0], float(words[1])
         return math.inf if quota == "max" or float(quota) <= 0 else float(quota) / period
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError, ZeroDivisionError):  # no such file, or not what the kernel writes
         return math.inf
 
 

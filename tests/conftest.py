@@ -1,0 +1,72 @@
+"""Fixtures of every test, and two rules: threads and backend are as before after each test; a skip is never silent."""
+
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import kitae
+from kitae import _dispatch
+
+THREAD_COUNTS = (1, 2, 3, 4, 7, 8, 16)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "requires_torch: needs PyTorch; fails without it when KITAE_REQUIRE_TORCH=1")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("requires_torch") and find_spec("torch") is None:
+        if os.environ.get("KITAE_REQUIRE_TORCH") == "1":
+            pytest.fail("KITAE_REQUIRE_TORCH=1, but PyTorch is not installed")
+        pytest.skip("PyTorch is not installed")
+
+
+@pytest.fixture(autouse=True)
+def _process_wide_settings() -> Iterator[None]:
+    threads = kitae.get_num_threads()
+    forced = _dispatch._forced.set(None)
+    yield
+    _dispatch._forced.reset(forced)
+    kitae.set_num_threads(threads)
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Random numbers that depend on the test's name alone."""
+    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+
+
+@pytest.fixture(params=["reference", "cpu"])
+def backend(request: pytest.FixtureRequest) -> ModuleType:
+    return _dispatch._named(request.param)
+
+
+@pytest.fixture(params=THREAD_COUNTS)
+def thread_count(request: pytest.FixtureRequest) -> int:
+    kitae.set_num_threads(request.param)
+    return request.param
+
+
+@pytest.fixture
+def run_python() -> Callable[..., str]:
+    """Run a script in a fresh interpreter, with additional environment variables; its output, or its traceback."""
+
+    def run(script: str, /, *, timeout: float = 120, **environment: str) -> str:
+        result = subprocess.run(
+            [sys.executable, "-W", "error", "-c", script],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **environment},
+        )
+        assert result.returncode == 0, f"exit status {result.returncode}\n{result.stdout}\n{result.stderr}"
+        return result.stdout
+
+    return run
