@@ -67,7 +67,9 @@ def test_use_backend_belongs_to_its_thread():
     assert seen == ["cpu", "reference"]
 
 
-@pytest.mark.parametrize(("name", "error"), [("gpu", ValueError), (None, ValueError), (1, TypeError), ("CPU", ValueError)])
+@pytest.mark.parametrize(
+    ("name", "error"), [("gpu", ValueError), (None, ValueError), (1, TypeError), ("CPU", ValueError)]
+)
 def test_unknown_backend(name, error):
     with pytest.raises(error, match=r"kitae\.use_backend: name: expected one of 'reference', 'cpu', 'cuda', got"):
         kitae.use_backend(name)
@@ -223,7 +225,9 @@ def test_bounds_in_words():
         _checks.number("op", "p", float("nan"), low=0, open_low=True, infinite=True)
 
 
-@pytest.mark.parametrize(("value", "error"), [(1.0, TypeError), (True, TypeError), ("1", TypeError), (0, ValueError), (4, ValueError)])
+@pytest.mark.parametrize(
+    ("value", "error"), [(1.0, TypeError), (True, TypeError), ("1", TypeError), (0, ValueError), (4, ValueError)]
+)
 def test_integers_outside(value, error):
     with pytest.raises(error, match=r"^kitae\.op: n: expected an integer in \[1, 3\], got "):
         _checks.integer("op", "n", value, low=1, high=3)

@@ -119,7 +119,9 @@ def test_set_num_threads():
         assert kitae.get_num_threads() == count
 
 
-@pytest.mark.parametrize(("count", "error"), [(0, ValueError), (-1, ValueError), (1025, ValueError), (2.0, TypeError), (None, TypeError)])
+@pytest.mark.parametrize(
+    ("count", "error"), [(0, ValueError), (-1, ValueError), (1025, ValueError), (2.0, TypeError), (None, TypeError)]
+)
 def test_set_num_threads_refuses(count, error):
     before = kitae.get_num_threads()
     with pytest.raises(error, match=r"^kitae\.set_num_threads: n: expected an integer in \[1, 1024\], got "):

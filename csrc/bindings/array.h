@@ -16,7 +16,8 @@ namespace kitae::bindings {
 
 namespace py = pybind11;
 
-// reason: "type" | "dtype" | "byte_order" | "aligned" | "writeable" | "contiguous" | "shape" | "length" | "overlap" | "repeats"
+// reason: "type" | "dtype" | "byte_order" | "aligned" | "writeable" | "contiguous" | "shape" | "length" | "overlap" |
+// "repeats"
 struct Rejected {
   const char* argument;
   const char* reason;

@@ -43,7 +43,8 @@ class Gradients {
     std::vector<Extent> extents;
     extents.reserve(count);
     for (const Array& array : arrays_) extents.push_back(extent(array));
-    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return extents[a].begin < extents[b].begin; });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](size_t a, size_t b) { return extents[a].begin < extents[b].begin; });
     std::vector<bool> repeated(count, false);
     bool any = false;
     for (size_t i = 0; i < count; ++i)

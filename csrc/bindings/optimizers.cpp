@@ -14,8 +14,8 @@ namespace {
 class Plan {
  public:
   // parameters: distinct arrays. masters: for each a float32 array or None. slots: for each a list of state arrays.
-  // groups: for each its group. places: for each gradient of the user's list (parameter, axes or None): `axes` orders the
-  // gradient's axes like the parameter's where that memory was listed transposed.
+  // groups: for each its group. places: for each gradient of the user's list (parameter, axes or None): `axes` orders
+  // the gradient's axes like the parameter's where that memory was listed transposed.
   Plan(const std::string& rule, const py::list& parameters, const py::list& masters, const py::list& slots,
        const py::list& groups, const py::list& places, int64_t group_count)
       : plan_(make_optimizer_plan(rule)) {
@@ -26,13 +26,15 @@ class Plan {
       const auto parameter = pair[0].cast<int64_t>();
       auto& views = plan_->parameters()[static_cast<size_t>(parameter)].gradients;
       Place next{parameter, static_cast<int64_t>(views.size()), {}};
-      if (!pair[1].is_none()) next.axes = pair[1].cast<std::vector<int64_t>>();
+      if (!pair[1].is_none())
+        for (const py::handle axis : pair[1].cast<py::list>()) next.axes.push_back(axis.cast<int64_t>());
       views.emplace_back();
       places_.push_back(std::move(next));
     }
     plan_->finish(group_count);
     gradients_.resize(places_.size());
-    std::sort(written_.begin(), written_.end(), [](const Written& a, const Written& b) { return a.at.begin < b.at.begin; });
+    std::sort(written_.begin(), written_.end(),
+              [](const Written& a, const Written& b) { return a.at.begin < b.at.begin; });
   }
 
   void set_numbers(int64_t group, const py::dict& numbers) {
@@ -170,9 +172,9 @@ class Plan {
   }
 
   std::unique_ptr<OptimizerPlan> plan_;
-  std::vector<py::object> held_;       // parameters and state
-  std::vector<Array> values_;          // of the parameters
-  std::vector<Written> written_;       // sorted by address
+  std::vector<py::object> held_;  // parameters and state
+  std::vector<Array> values_;     // of the parameters
+  std::vector<Written> written_;  // sorted by address
   std::vector<Place> places_;
   std::vector<py::object> gradients_;  // of the call under way, or bound
   uintptr_t longest_ = 0;

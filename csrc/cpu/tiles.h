@@ -11,8 +11,8 @@
 
 namespace kitae::cpu {
 
-constexpr int64_t kPiece = 4 * kChunk;            // elements of a unit
-constexpr int64_t kAloneBelow = 2 * kPiece;       // a list with fewer elements wakes no thread
+constexpr int64_t kPiece = 4 * kChunk;       // elements of a unit
+constexpr int64_t kAloneBelow = 2 * kPiece;  // a list with fewer elements wakes no thread
 
 class Tiles {
  public:

@@ -27,7 +27,7 @@ struct CommonNumbers {
 template <class Numbers>
 bool set_field(Numbers& numbers, const std::string& name, double value) {
   bool found = false;
-  Numbers::fields([&](const char* field, double Numbers::*member) {
+  Numbers::fields([&](const char* field, double Numbers::* member) {
     if (name != field) return;
     numbers.*member = value;
     found = true;
@@ -276,8 +276,7 @@ void OptimizerPlan::finish(int64_t groups) {
   resize_groups(groups);
   tiles_.assign(static_cast<int64_t>(parameters_.size()),
                 [&](int64_t i) { return parameters_[static_cast<size_t>(i)].value.size; });
-  for (const Parameter& parameter : parameters_)
-    has_float64_ = has_float64_ || parameter.value.dtype == DType::float64;
+  for (const Parameter& parameter : parameters_) has_float64_ = has_float64_ || parameter.value.dtype == DType::float64;
 }
 
 std::unique_ptr<OptimizerPlan> make_optimizer_plan(const std::string& rule) {

@@ -12,10 +12,10 @@
 namespace kitae {
 
 struct StepResult {
-  bool written = true;               // false: a non-finite gradient stopped the step before anything was written
-  double norm = 0;                   // over all gradients; NaN where no norm was asked for
-  int64_t nonfinite_elements = 0;    // infinite and NaN elements of the gradients, where the step wrote
-  int64_t first_nonfinite = -1;      // parameter, where a norm was taken
+  bool written = true;             // false: a non-finite gradient stopped the step before anything was written
+  double norm = 0;                 // over all gradients; NaN where no norm was asked for
+  int64_t nonfinite_elements = 0;  // infinite and NaN elements of the gradients, where the step wrote
+  int64_t first_nonfinite = -1;    // parameter, where a norm was taken
 };
 
 // How gradients are scaled before the update.

@@ -5,7 +5,8 @@
 //   step_size = lr sqrt(1 - beta2^t) / (1 - beta1^t),
 //   eps' = eps sqrt(1 - beta2^t) where eps is added after the bias correction (the paper's algorithm, PyTorch),
 //   eps' = eps where it is added before ("eps hat" of the paper's section 2; the book, Keras, Chainer).
-// Traffic: reads w g m v, writes w m v: 28 bytes an element in float32 (36 with AMSGrad). AdamW is Adam with weight_keep.
+// Traffic: reads w g m v, writes w m v: 28 bytes an element in float32 (36 with AMSGrad). AdamW is Adam with
+// weight_keep.
 #pragma once
 
 #include "ops/bias_correction.h"

@@ -16,7 +16,8 @@ KITAE_HD bool needs_scaling(double sum_of_squares) {
   return !(sum_of_squares >= kSmallestSafeSquares) || nonfinite(sum_of_squares);
 }
 
-// The power of two that brings `largest` (finite, > 0) into [1, 2), kept so small that neither it nor its inverse overflows.
+// The power of two that brings `largest` (finite, > 0) into [1, 2), kept so small that neither it nor its inverse
+// overflows.
 KITAE_HD double norm_scale(double largest) {
   int64_t exponent = static_cast<int64_t>((bit_cast<uint64_t>(largest) >> 52) & 0x7ff) - 1023;
   if (exponent < -1000) exponent = -1000;  // subnormal values need no more: 2^-1074 * 2^1000 squares well

@@ -1,8 +1,8 @@
 // The gradient that an update rule sees:
 //   g' = scale * g + l2 * w + l1 * sign(w)
 // scale: the factor of clipping or normalizing (1 without); l2, l1: penalties on the weights as part of the loss; with
-// zero_nonfinite an infinite or NaN g counts as 0. Decoupled decay (Loshchilov and Hutter 2019) is not here: it scales the
-// weight itself, w *= weight_keep, before the rule runs.
+// zero_nonfinite an infinite or NaN g counts as 0. Decoupled decay (Loshchilov and Hutter 2019) is not here: it scales
+// the weight itself, w *= weight_keep, before the rule runs.
 #pragma once
 
 #include "ops/host_device.h"

@@ -44,8 +44,8 @@ def _explain(op: str, rejected: Rejected, arrays: list[Any]) -> Exception:
 def global_norm(grads: Any) -> float:
     """The Euclidean norm of all arrays as one vector: ``sqrt(sum over arrays and elements of g**2)``.
 
-    grads: an array, or a list, tuple or dict of arrays (None entries count as nothing), each float32, float64, float16 or
-    bfloat16, of any shape and strides; only read. Returns a Python float, inf or NaN where an element is.
+    grads: an array, or a list, tuple or dict of arrays (None entries count as nothing), each float32, float64,
+    float16 or bfloat16, of any shape and strides; only read. Returns a Python float, inf or NaN where an element is.
 
     Summed in float64 in a fixed order, so the same for any number of threads and on every CPU; relative error below
     6e-8 up to 2**31 elements. No overflow where the norm itself is representable (float64 at 1e200 too).
@@ -74,17 +74,19 @@ def clip_grad_norm(
 ) -> float | list[float]:
     """Scale gradients in place so that their global norm is at most ``max_norm``; return the norm before.
 
-    ``factor = max_norm / (norm + eps)``; where it is below 1, ``g *= factor`` for every array, rounded once to its dtype
-    (Pascanu, Mikolov and Bengio 2013; the form of PyTorch and of the book, 0.000001 in the denominator included).
+    ``factor = max_norm / (norm + eps)``; where it is below 1, ``g *= factor`` for every array, rounded once to its
+    dtype (Pascanu, Mikolov and Bengio 2013; the form of PyTorch and of the book, 0.000001 in the denominator included).
 
     grads: an array, or a list, tuple or dict of arrays; None entries are left out, an array listed twice is one array.
     Arrays that overlap in part are refused. max_norm > 0, eps >= 0.
-    nonfinite: what infinite or NaN elements do. "raise" (default): FloatingPointError, nothing is written. "skip": nothing
-    is written. "zero": each counts and is stored as 0. "propagate": as the formula says (a NaN reaches every element).
-    per: "all" (default) one norm over everything; "tensor" each array by its own norm, a list of norms is returned.
+    nonfinite: what infinite or NaN elements do. "raise" (default): FloatingPointError, nothing is written. "skip":
+    nothing is written. "zero": each counts and is stored as 0. "propagate": as the formula says (a NaN reaches every
+    element). per: "all" (default) one norm over everything; "tensor" each array by its own norm, a list of norms is
+    returned.
 
-    Differs from PyTorch: a non-finite norm raises by default, ``max_norm <= 0`` is an error (PyTorch flips the gradients'
-    sign), the norm of float16 and of huge values does not overflow, generators are refused instead of clipping nothing.
+    Differs from PyTorch: a non-finite norm raises by default, ``max_norm <= 0`` is an error (PyTorch flips the
+    gradients' sign), the norm of float16 and of huge values does not overflow, generators are refused instead of
+    clipping nothing.
     """
     op = "clip_grad_norm"
     max_norm = _checks.number(op, "max_norm", max_norm, low=0, open_low=True, infinite=True)

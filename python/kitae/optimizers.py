@@ -54,7 +54,7 @@ _FRACTION = _Range(high=1.0, open_high=True)
 
 
 class _Structure:
-    """The shape of one ``params`` entry, an array, a sequence or a dict, and how gradients of the same shape are listed."""
+    """One ``params`` entry, an array, a sequence or a dict, and how gradients of the same structure are listed."""
 
     def __init__(self, op: str, params: Any) -> None:
         self.keys: list[Any] | None = None
@@ -91,7 +91,7 @@ class _Structure:
 
 
 def _axes_between(parameter: np.ndarray, alias: np.ndarray) -> list[int] | None:
-    """The order of ``alias``'s axes that makes it ``parameter`` itself: the same memory, shape and strides; else None."""
+    """The order of ``alias``'s axes that makes it ``parameter``: same memory, shape and strides; else None."""
     if parameter.ctypes.data != alias.ctypes.data or parameter.ndim != alias.ndim or parameter.dtype != alias.dtype:
         return None
     left = list(range(alias.ndim))
@@ -143,19 +143,20 @@ class Optimizer(ABC):
     """What all optimizers share. Not for direct use; every class below takes these keywords after its own.
 
     params: an array, a list or tuple of arrays, a dict of arrays (names), or groups
-    ``[{"params": ..., "lr": ..., "weight_decay": ...}, ...]``; float32, float64, float16 or bfloat16, of any strides. They
-    are updated where they lie, always. The same array listed twice (a transposed view too) is one parameter whose
+    ``[{"params": ..., "lr": ..., "weight_decay": ...}, ...]``; float32, float64, float16 or bfloat16, of any strides.
+    They are updated where they lie, always. The same array listed twice (a transposed view too) is one parameter whose
     gradients are added; arrays that overlap in part are refused.
-    weight_decay, l1: penalties ``weight_decay * w`` and ``l1 * sign(w)`` added to the gradient (AdamW decouples its decay).
-    no_decay: patterns of names ("*.b") that neither applies to; for dicts of parameters.
+    weight_decay, l1: penalties ``weight_decay * w`` and ``l1 * sign(w)`` added to the gradient (AdamW decouples its
+    decay). no_decay: patterns of names ("*.b") that neither applies to; for dicts of parameters.
     max_norm: clip the gradients' global norm to it, in the same call (see ``kitae.clip_grad_norm``); gradients are not
     changed. nonfinite: what infinite and NaN gradients do: "raise" (default where a norm is taken), "skip", "zero",
-    "propagate" (default elsewhere); ``stats`` counts them. master: keep float32 copies of 16-bit parameters (default), so
-    that small updates are not lost; where the caller changes the parameter, the parameter wins.
+    "propagate" (default elsewhere); ``stats`` counts them. master: keep float32 copies of 16-bit parameters
+    (default), so that small updates are not lost; where the caller changes the parameter, the parameter wins.
     semantics: the preset of every keyword that is None (kitae.semantics).
 
-    ``step(grads)`` updates once. grads have the structure of params; a None entry leaves its parameter and state alone; the
-    dtype is the parameter's or float32. ``bind(grads)`` fixes the gradient arrays, ``step()`` then uses them unseen.
+    ``step(grads)`` updates once. grads have the structure of params; a None entry leaves its parameter and state
+    alone; the dtype is the parameter's or float32. ``bind(grads)`` fixes the gradient arrays, ``step()`` then uses
+    them unseen.
     """
 
     _slot_names: ClassVar[tuple[str, ...]] = ()
@@ -192,7 +193,8 @@ class Optimizer(ABC):
         """The kernel's neutral numbers of a group."""
 
     def _check_options(self) -> None:
-        """Checks the options that are not numbers of a group."""
+        """Check the options that are not numbers of a group."""
+        return
 
     def _slots(self) -> tuple[str, ...]:
         return self._slot_names
@@ -249,7 +251,7 @@ class Optimizer(ABC):
         arrays = [array for structure in structures for array in structure.arrays]
         if not arrays:
             raise _checks.error(ValueError, op, "params", "at least one array", _checks.Words("none"))
-        backend = _dispatch.backend_for(arrays[0], op, "params")
+        backend = _dispatch.backend_for(arrays[0], op, "params[0]")
         group_of = [number for number, structure in enumerate(structures) for _ in structure.arrays]
         names = [name for structure in structures for name in structure.names or [""] * len(structure.arrays)]
         names = [name or str(place) for place, name in enumerate(names)]
@@ -427,8 +429,8 @@ class Optimizer(ABC):
         """A copy of everything a resumed run needs: steps, hyperparameters, and the state as plain arrays by slot name.
 
         ``{"version": 1, "kind": "Adam", "semantics": ..., "steps": int, "groups": [{"lr": ..., "params": [0, 1]}],
-        "names": [...], "slots": {"m": [...], "v": [...]}}``; "params" are numbers of parameters, in the order of "names".
-        float32 masters of 16-bit parameters are the slot "master" (None for other parameters).
+        "names": [...], "slots": {"m": [...], "v": [...]}}``; "params" are numbers of parameters, in the order of
+        "names". float32 masters of 16-bit parameters are the slot "master" (None for other parameters).
         """
         slots = {
             name: [state[i].copy() for state in self._inputs["slots"]] if self.groups else []
@@ -512,7 +514,7 @@ def _common(l1: Any, max_norm: Any, nonfinite: Any, master: Any, no_decay: Any) 
 
 
 def _velocity_gains(lr: float, inside: bool) -> Numbers:
-    """Where the learning rate stands: on the gradient as it enters the velocity, or on the velocity as it is applied."""
+    """The learning rate stands on the gradient as it enters the velocity, or on the velocity as it is applied."""
     return {"velocity_gain": lr, "parameter_gain": -1.0} if inside else {"velocity_gain": 1.0, "parameter_gain": -lr}
 
 
@@ -785,8 +787,8 @@ class Adam(Optimizer):
     ``m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2``
     ``w -= lr * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)``, t counting steps from 1.
 
-    lr, eps, weight_decay >= 0; beta1, beta2 in [0, 1). paper and torch: 1e-3, 0.9, 0.999, 1e-8, weight_decay 0 (as an L2
-    penalty in the gradient; ``AdamW`` decouples it). State: m, v, in float32 or float64; subnormal state becomes 0.
+    lr, eps, weight_decay >= 0; beta1, beta2 in [0, 1). paper and torch: 1e-3, 0.9, 0.999, 1e-8, weight_decay 0 (as an
+    L2 penalty in the gradient; ``AdamW`` decouples it). State: m, v, in float32 or float64; subnormal state becomes 0.
     Systems that add eps before the bias correction (the book, Keras, Chainer) get larger first steps.
     """
 
@@ -850,8 +852,8 @@ class AMSGrad(Adam):
 class NormalizedGD(Optimizer):
     """Normalized gradient descent: ``w -= lr * g / ||g||``; a zero gradient gives no update.
 
-    per="all": the norm over all gradients; per="tensor": each gradient by its own norm. One textbook calls this AdaGrad.
-    nonfinite is "raise" by default, as a norm is taken; max_norm has no meaning here and is refused.
+    per="all": the norm over all gradients; per="tensor": each gradient by its own norm. One textbook calls this
+    AdaGrad. nonfinite is "raise" by default, as a norm is taken; max_norm has no meaning here and is refused.
     paper: lr 0.01.
     """
 

@@ -1,4 +1,4 @@
-"""The reference's side of the boundary: the same refusals as csrc/bindings/array.h, and storage <-> arithmetic types."""
+"""The reference's side of the boundary: the refusals of csrc/bindings/array.h, storage and arithmetic types."""
 
 from typing import Any
 
