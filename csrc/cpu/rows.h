@@ -23,7 +23,7 @@ inline T* direct(const View& view, int64_t begin) {
 }
 
 template <class T>
-inline void read_row(T* row, const View& view, int64_t begin, int64_t count) {
+[[gnu::noinline]] void read_row(T* row, const View& view, int64_t begin, int64_t count) {
   visit_dtype(view.dtype, [&](auto zero) {
     using Storage = decltype(zero);
     if (view.contiguous)
@@ -37,7 +37,7 @@ inline void read_row(T* row, const View& view, int64_t begin, int64_t count) {
 
 // Rounds once to the view's dtype. T is at least as wide as the view's arithmetic type.
 template <class T>
-inline void write_row(const View& view, int64_t begin, const T* row, int64_t count) {
+[[gnu::noinline]] void write_row(const View& view, int64_t begin, const T* row, int64_t count) {
   visit_dtype(view.dtype, [&](auto zero) {
     using Storage = decltype(zero);
     if constexpr (std::is_same_v<Compute<Storage>, T>) {

@@ -37,9 +37,9 @@ bool set_field(Numbers& numbers, const std::string& name, double value) {
 
 // The update of rows that lie in memory as arithmetic type. Returns the number of non-finite gradient elements.
 template <class Rule, class T>
-int64_t update_rows(const typename Rule::template Scalars<T>& scalars, T weight_keep, T scale, int64_t count,
-                    T* __restrict weight, const T* __restrict gradient, T* __restrict slot0, T* __restrict slot1,
-                    T* __restrict slot2) {
+[[gnu::noinline]] int64_t update_rows(const typename Rule::template Scalars<T>& scalars, T weight_keep, T scale,
+                                      int64_t count, T* __restrict weight, const T* __restrict gradient,
+                                      T* __restrict slot0, T* __restrict slot1, T* __restrict slot2) {
   constexpr int kSlots = Rule::kSlots;
   decltype(nonfinite(T(0))) bad = 0;
 #pragma GCC ivdep
@@ -62,7 +62,7 @@ int64_t update_rows(const typename Rule::template Scalars<T>& scalars, T weight_
 
 // The sum of a parameter's gradients (several where its memory is listed several times), in the order of the list.
 template <class T>
-void read_gradient(T* row, const OptimizerPlan::Parameter& parameter, int64_t begin, int64_t count) {
+[[gnu::noinline]] void read_gradient(T* row, const OptimizerPlan::Parameter& parameter, int64_t begin, int64_t count) {
   bool first = true;
   T more[cpu::kRow];
   for (const cpu::View& gradient : parameter.gradients) {
