@@ -1,0 +1,17 @@
+"""Small networks on top of kitae's layers: dense, ReLU, softmax with cross entropy, and a list of layers.
+
+A layer is any object with ``forward(x, training=True)``, ``backward(dout)`` and the dicts ``params``, ``grads`` and
+``buffers``; ``kitae.BatchNorm`` and ``kitae.Dropout`` are layers too. A layer with parameters is built at its first
+forward pass or by ``build(shape, dtype)``, shape being that of the input with its batch axis. From then on its
+gradient arrays exist and every backward pass overwrites them in place, so ``optimizer.bind(network.grads)`` holds.
+
+``backward`` belongs to the latest ``forward``. What a training pass returns (outputs and input gradients) lives in
+memory that the layer uses again at its next training pass: copy what you want to keep. Inference returns new arrays.
+"""
+
+from kitae.nn.dense import Dense
+from kitae.nn.relu import ReLU
+from kitae.nn.sequential import Sequential
+from kitae.nn.softmax_cross_entropy import SoftmaxCrossEntropy
+
+__all__ = ["Dense", "ReLU", "Sequential", "SoftmaxCrossEntropy"]
