@@ -1,10 +1,12 @@
 """The three networks of the demo: the same definition and the same initial weights, three implementations."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import kitae
 from kitae import nn
@@ -36,26 +38,26 @@ class Contender:
 
     name: str
     backend: str | None
-    layers: list
-    loss: object
+    layers: list[tuple[str, Any]]
+    loss: Any
     update: Callable[[], object]
-    state: Callable[[], dict]
+    state: Callable[[], dict[str, Any]]
 
-    def active(self):
+    def active(self) -> AbstractContextManager[Any]:
         """The context in which this contender's code runs."""
         return nullcontext() if self.backend is None else kitae.use_backend(self.backend)
 
-    def predict(self, x):
+    def predict(self, x: NDArray[Any]) -> NDArray[np.intp]:
         for _, layer in self.layers:
             x = layer.forward(x, training=False)
         return x.argmax(axis=1)
 
 
-def layer_sizes(pixels, classes):
+def layer_sizes(pixels: int, classes: int) -> list[int]:
     return [pixels] + [HIDDEN_UNITS] * HIDDEN_LAYERS + [classes]
 
 
-def contenders(weights, seed):
+def make_contenders(weights: list[NDArray[Any]], seed: int) -> list[Contender]:
     """Textbook, reference and native, each with its own copy of ``weights`` (one matrix a dense layer)."""
     return [
         textbook_contender("textbook NumPy", weights, seed),
@@ -64,16 +66,16 @@ def contenders(weights, seed):
     ]
 
 
-def textbook_contender(name, weights, seed, drop=DROP):
+def textbook_contender(name: str, weights: list[NDArray[Any]], seed: int, drop: float = DROP) -> Contender:
     network = textbook.Network([w.copy() for w in weights], drop, np.random.default_rng(seed))
     optimizer = textbook.Adam(lr=LEARNING_RATE)
 
-    def update():
+    def update() -> None:
         grads = network.grads
         textbook.clip_grads(grads.values(), MAX_NORM)
         optimizer.update(network.params, grads)
 
-    kernel_of = {
+    kernel_of: dict[type, str] = {
         textbook.Affine: DENSE,
         textbook.BatchNormalization: BATCH_NORM,
         textbook.ReLU: BATCH_NORM,
@@ -83,36 +85,38 @@ def textbook_contender(name, weights, seed, drop=DROP):
     return Contender(name, None, layers, network.loss, update, lambda: dict(network.params))
 
 
-def kitae_contender(name, backend, weights, seed, drop=DROP):
+def kitae_contender(
+    name: str, backend: str, weights: list[NDArray[Any]], seed: int, drop: float = DROP
+) -> Contender:
     """The same network from kitae's layers.
 
-    The keywords are the textbook's conventions where kitae's defaults differ from them: biased running variance, and
-    dropout that scales at inference instead of in training.
+    ``unbiased=False`` and ``scale="classic"`` are the textbook's conventions where kitae's defaults are others: the
+    biased running variance, and dropout that scales at inference instead of in training.
     """
+    kitae.seed(seed)
+    layers: list[tuple[str, Any]] = []
+    for weight in weights[:-1]:
+        layers += [
+            (DENSE, nn.Dense(weight.shape[1], init=given(weight))),
+            (BATCH_NORM, kitae.BatchNorm(activation="relu", unbiased=False)),
+            (DROPOUT, kitae.Dropout(drop, scale="classic")),
+        ]
+    layers.append((DENSE, nn.Dense(weights[-1].shape[1], init=given(weights[-1]))))
     with kitae.use_backend(backend):
-        kitae.seed(seed)
-        layers = []
-        for weight in weights[:-1]:
-            layers += [
-                (DENSE, nn.Dense(weight.shape[1], init=given(weight))),
-                (BATCH_NORM, kitae.BatchNorm(activation="relu", unbiased=False)),
-                (DROPOUT, kitae.Dropout(drop, scale="classic")),
-            ]
-        layers.append((DENSE, nn.Dense(weights[-1].shape[1], init=given(weights[-1]))))
-        network = nn.Sequential([layer for _, layer in layers])
+        network = nn.Sequential(layer for _, layer in layers)
         network.build((1, weights[0].shape[0]), np.float32)
         optimizer = kitae.Adam(network.params, LEARNING_RATE, max_norm=MAX_NORM)
         optimizer.bind(network.grads)
 
-    def state():
-        arrays = {**network.params, **network.buffers}
-        for slot, values in optimizer.state_dict()["slots"].items():
-            arrays |= {f"{slot} of {name}": value for name, value in zip(network.params, values, strict=True)}
-        return arrays
+    def state() -> dict[str, Any]:
+        values = {**network.params, **network.buffers}
+        for slot, arrays in optimizer.state_dict()["slots"].items():
+            values |= {f"{slot} of {name}": array for name, array in zip(network.params, arrays, strict=True)}
+        return values
 
     return Contender(name, backend, layers, nn.SoftmaxCrossEntropy(), optimizer.step, state)
 
 
-def given(weight):
+def given(weight: NDArray[Any]) -> Callable[..., NDArray[Any]]:
     """An initialization that ignores the generator: all contenders start from the same weights."""
-    return lambda shape, rng: weight
+    return lambda shape, generator: weight

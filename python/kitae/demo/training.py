@@ -1,30 +1,36 @@
 """Training with a stopwatch: the same loop and the same bookkeeping for every contender."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kitae.demo.contenders import KERNELS, LOSS, UPDATE
+from kitae.demo.contenders import KERNELS, LOSS, UPDATE, Contender
+
+LabelledImages = tuple[NDArray[Any], NDArray[Any]]
 
 
 class Stopwatch:
-    """Seconds of each step, split by kernel. ``lap`` counts the time since the lap before, so nothing is lost."""
+    """Seconds of each step, split by kernel. ``lap`` counts the time since the lap before, so none is lost."""
 
-    def __init__(self):
-        self.steps = []
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+        self._last = 0.0
 
-    def start(self):
+    def start(self) -> None:
         self.steps.append(dict.fromkeys(KERNELS, 0.0))
         self._last = perf_counter()
 
-    def lap(self, kernel):
+    def lap(self, kernel: str) -> None:
         now = perf_counter()
         self.steps[-1][kernel] += now - self._last
         self._last = now
 
-    def medians(self):
-        """Kernel -> median seconds in a step; one disturbed step does not move it."""
+    def medians(self) -> dict[str, float]:
+        """Kernel -> median seconds in a step: a few disturbed steps, or the first one's preparations, do not move it."""
         return {kernel: float(np.median([step[kernel] for step in self.steps])) for kernel in KERNELS}
 
 
@@ -32,14 +38,14 @@ class Stopwatch:
 class Run:
     """What one contender's training left behind."""
 
-    contender: object
-    losses: list = field(default_factory=list)  # one a step
-    epoch_losses: list = field(default_factory=list)
-    accuracies: list = field(default_factory=list)  # on the test images, one an epoch
+    contender: Contender
+    losses: list[float] = field(default_factory=list)  # one a step
+    epoch_losses: list[float] = field(default_factory=list)  # the mean of the epoch's steps
+    accuracies: list[float] = field(default_factory=list)  # of the test images, one an epoch
     watch: Stopwatch = field(default_factory=Stopwatch)
 
 
-def train_step(contender, x, labels, watch):
+def train_step(contender: Contender, x: NDArray[Any], labels: NDArray[Any], watch: Stopwatch) -> float:
     """Forward, backward, clip and update; returns the loss of the batch."""
     watch.start()
     for kernel, layer in contender.layers:
@@ -56,7 +62,17 @@ def train_step(contender, x, labels, watch):
     return loss
 
 
-def train(contenders, train_set, test_set, *, epochs, batch, seed, on_step, on_epoch):
+def train(
+    contenders: list[Contender],
+    train_set: LabelledImages,
+    test_set: LabelledImages,
+    *,
+    epochs: int,
+    batch: int,
+    seed: int,
+    on_step: Callable[[Run], object],
+    on_epoch: Callable[[int, list[Run]], object],
+) -> list[Run]:
     """Train all contenders on the same batches and return their runs.
 
     They take turns epoch by epoch, so whatever else the machine does meanwhile disturbs all of them alike.
@@ -79,7 +95,7 @@ def train(contenders, train_set, test_set, *, epochs, batch, seed, on_step, on_e
     return runs
 
 
-def accuracy(contender, images, labels, batch=1024):
+def accuracy(contender: Contender, images: NDArray[Any], labels: NDArray[Any], batch: int = 1024) -> float:
     """Share of the images whose class is predicted right."""
     right = 0
     for start in range(0, len(images), batch):

@@ -1,51 +1,48 @@
-"""What the layers of this package accept; the errors name op, argument, expected and got."""
+"""What the layers of this package accept."""
+
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from kitae import _checks, _dispatch
 
 FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
-def error(kind, op, argument, expected, got):
-    return kind(f"{op}: {argument}: expected {expected}, got {got}")
-
-
-def float_array(op, argument, value, ndim=None):
-    """``value`` if it is a NumPy array of a floating dtype (and ``ndim`` dimensions)."""
-    if not isinstance(value, np.ndarray):
-        raise error(TypeError, op, argument, "a numpy.ndarray", type(value).__name__)
-    if value.dtype.name not in FLOAT_DTYPES or not value.dtype.isnative:
-        raise error(TypeError, op, argument, "dtype " + ", ".join(FLOAT_DTYPES), value.dtype.str)
+def float_array(op: str, argument: str, value: Any, ndim: int | None = None) -> None:
+    """Refuse what is no array of this device, of a floating dtype and of ``ndim`` dimensions."""
+    _dispatch.backend_for(value, op, argument)
+    if value.dtype.name not in FLOAT_DTYPES:
+        raise _checks.error(TypeError, op, argument, f"dtype {_checks.FLOATS}", _dtype(value))
+    if not value.dtype.isnative:
+        raise _checks.error(TypeError, op, argument, "native byte order", _dtype(value))
     if ndim is not None and value.ndim != ndim:
-        raise error(ValueError, op, argument, f"{ndim} dimensions", f"shape {value.shape}")
-    return value
+        raise _checks.error(ValueError, op, argument, f"{ndim} dimensions", value)
 
 
-def same_shape(op, argument, value, shape, of):
-    if value.shape != shape:
-        raise error(ValueError, op, argument, f"shape {shape} ({of})", f"shape {value.shape}")
+def shape(op: str, argument: str, value: NDArray[Any], expected: tuple[int, ...], meaning: str) -> None:
+    if value.shape != expected:
+        raise _checks.error(ValueError, op, argument, f"shape {expected}, {meaning}", value)
 
 
-def after_forward(op, state):
+def after_forward(op: str, state: Any) -> Any:
     """The state that ``forward`` left for ``backward``."""
     if state is None:
-        raise RuntimeError(f"{op}: expected a forward pass before, got none")
+        raise RuntimeError(f"kitae.{op}: expected a forward pass before each backward pass, got none")
     return state
 
 
-def whole_number(op, argument, value):
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise error(TypeError, op, argument, "a whole number", repr(value))
-    if value < 1:
-        raise error(ValueError, op, argument, "a whole number >= 1", repr(value))
-    return int(value)
-
-
-def parameter_dtype(op, requested, of_input):
+def parameter_dtype(op: str, requested: DTypeLike | None, of_input: DTypeLike) -> np.dtype[Any]:
     """The dtype of a layer's parameters: the one asked for, else the input's, float32 for 16-bit inputs."""
     if requested is None:
         dtype = np.dtype(of_input)
         return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
     dtype = np.dtype(requested)
     if dtype not in (np.float32, np.float64):
-        raise error(TypeError, op, "dtype", "float32 or float64", str(dtype))
+        raise _checks.error(TypeError, op, "dtype", "float32 or float64", _checks.Words(dtype))
     return dtype
+
+
+def _dtype(array: NDArray[Any]) -> _checks.Words:
+    return _checks.Words(f"dtype {_checks.dtype_name(array)}")

@@ -1,8 +1,11 @@
 """The fully connected layer."""
 
-import numpy as np
+from typing import Any
 
-from kitae import _random
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from kitae import _checks, _random
 from kitae.nn import checks, initializers
 from kitae.nn.scratch import Scratch
 
@@ -19,49 +22,58 @@ class Dense:
 
     W is float32 or float64: ``dtype``, else the first input's, float32 for 16-bit inputs; inputs of a wider dtype
     than W raise TypeError. The layer is built at its first forward pass, or at once, in float32 unless ``dtype`` says
-    otherwise, if ``inputs`` is given.
+    otherwise, if ``inputs`` is given. A wrong type or dtype raises TypeError, a wrong shape ValueError.
 
     Differs from PyTorch's Linear: W is stored (inputs, units) as books print it, not transposed, and the default
     initialization is He's normal one, not U(-1/sqrt(inputs), 1/sqrt(inputs)).
     """
 
-    def __init__(self, units, *, inputs=None, init="he", bias=True, dtype=None):
-        self.units = checks.whole_number("Dense", "units", units)
-        if not callable(init) and init not in initializers.BY_NAME:
-            expected = "a function or one of " + ", ".join(initializers.BY_NAME)
-            raise checks.error(ValueError, "Dense", "init", expected, repr(init))
-        self.init = init
-        self.bias = bias
-        self.dtype = dtype
-        self.params, self.grads, self.buffers = {}, {}, {}
-        self._x = None
+    def __init__(
+        self,
+        units: int,
+        *,
+        inputs: int | None = None,
+        init: str | initializers.Initializer = "he",
+        bias: bool = True,
+        dtype: DTypeLike | None = None,
+    ) -> None:
+        self.units = _checks.integer("nn.Dense", "units", units, low=1, high=2**31 - 1)
+        self.init = init if callable(init) else _checks.one_of("nn.Dense", "init", init, tuple(initializers.BY_NAME))
+        self.bias = _checks.boolean("nn.Dense", "bias", bias)
+        self.dtype = None if dtype is None else checks.parameter_dtype("nn.Dense", dtype, np.float32)
+        self.params: dict[str, NDArray[Any]] = {}
+        self.grads: dict[str, NDArray[Any]] = {}
+        self.buffers: dict[str, NDArray[Any]] = {}
+        self._x: NDArray[Any] | None = None
         self._y_memory, self._dx_memory = Scratch(), Scratch()
         if inputs is not None:
-            self.build((None, checks.whole_number("Dense", "inputs", inputs)), np.float32)
+            self.build((1, _checks.integer("nn.Dense", "inputs", inputs, low=1, high=2**31 - 1)), np.float32)
 
-    def build(self, shape, dtype):
+    def build(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         """Make W, b and their gradients for inputs of ``shape`` (batch, inputs) and ``dtype``."""
+        op = "nn.Dense.build"
         if len(shape) != 2:
-            raise checks.error(ValueError, "Dense.build", "shape", "(batch, inputs)", shape)
-        inputs = checks.whole_number("Dense.build", "inputs", shape[1])
-        dtype = checks.parameter_dtype("Dense", self.dtype, dtype)
+            raise _checks.error(ValueError, op, "shape", "(batch, inputs)", _checks.Words(shape))
+        inputs = _checks.integer(op, "inputs", shape[1], low=1, high=2**31 - 1)
+        dtype = checks.parameter_dtype(op, self.dtype, dtype)
         draw = self.init if callable(self.init) else initializers.BY_NAME[self.init]
         weights = np.asarray(draw((inputs, self.units), _random.generator()))
-        checks.same_shape("Dense", "init(shape, rng)", weights, (inputs, self.units), "inputs, units")
+        checks.shape(op, "init(shape, generator)", weights, (inputs, self.units), "inputs and units")
         self.params = {"W": weights.astype(dtype)}
         if self.bias:
             self.params["b"] = np.zeros(self.units, dtype)
         self.grads = {name: np.zeros_like(array) for name, array in self.params.items()}
 
-    def forward(self, x, training=True):
-        checks.float_array("Dense.forward", "x", x, ndim=2)
+    def forward(self, x: NDArray[Any], training: bool = True) -> NDArray[Any]:
+        op = "nn.Dense.forward"
+        checks.float_array(op, "x", x, ndim=2)
         if not self.params:
             self.build(x.shape, x.dtype)
         weights = self.params["W"]
-        x = self._in_dtype_of_weights("Dense.forward", "x", x)
         if x.shape[1] != weights.shape[0]:
-            expected = f"(batch, {weights.shape[0]}), the inputs W was built for"
-            raise checks.error(ValueError, "Dense.forward", "x", expected, f"shape {x.shape}")
+            expected = f"shape (batch, {weights.shape[0]}), the inputs that W was made for"
+            raise _checks.error(ValueError, op, "x", expected, x)
+        x = self._in_dtype_of_weights(op, "x", x)
         shape = (x.shape[0], self.units)
         y = self._y_memory.array(shape, weights.dtype) if training else np.empty(shape, weights.dtype)
         np.matmul(x, weights, out=y)
@@ -70,20 +82,21 @@ class Dense:
         self._x = x
         return y
 
-    def backward(self, dout):
-        x = checks.after_forward("Dense.backward", self._x)
-        checks.float_array("Dense.backward", "dout", dout)
-        checks.same_shape("Dense.backward", "dout", dout, (x.shape[0], self.units), "batch, units")
-        dout = self._in_dtype_of_weights("Dense.backward", "dout", dout)
+    def backward(self, dout: NDArray[Any]) -> NDArray[Any]:
+        op = "nn.Dense.backward"
+        x = checks.after_forward(op, self._x)
+        checks.float_array(op, "dout", dout)
+        checks.shape(op, "dout", dout, (x.shape[0], self.units), "batch and units")
+        dout = self._in_dtype_of_weights(op, "dout", dout)
         np.matmul(x.T, dout, out=self.grads["W"])
         if self.bias:
             np.sum(dout, axis=0, out=self.grads["b"])
         dx = self._dx_memory.array(x.shape, x.dtype)
         return np.matmul(dout, self.params["W"].T, out=dx)
 
-    def _in_dtype_of_weights(self, op, argument, array):
-        """``array`` in W's dtype: 16-bit values and float32 values fit into a wider W exactly."""
+    def _in_dtype_of_weights(self, op: str, argument: str, array: NDArray[Any]) -> NDArray[Any]:
+        """``array`` in W's dtype: values of a narrower one fit exactly."""
         dtype = self.params["W"].dtype
         if array.dtype.itemsize > dtype.itemsize:
-            raise checks.error(TypeError, op, argument, f"{dtype} (the dtype of W) or narrower", array.dtype)
+            raise _checks.error(TypeError, op, argument, f"dtype {dtype}, that of W, or a narrower one", array)
         return array.astype(dtype, copy=False)

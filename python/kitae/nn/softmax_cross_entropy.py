@@ -1,70 +1,76 @@
 """Softmax and cross entropy as one loss."""
 
-import numpy as np
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kitae import _checks, _dispatch
 from kitae.nn import checks
 from kitae.nn.scratch import Scratch
+
+FORWARD = "nn.SoftmaxCrossEntropy.forward"
 
 
 class SoftmaxCrossEntropy:
     """loss = mean over the batch of log(sum_j exp(x_j)) - x_label;  dx = (softmax(x) - onehot(label)) / batch
 
-    logits x: (batch, classes), any floating dtype (16-bit is computed in float32). labels: integer class ids (batch,)
-    or one-hot rows (batch, classes). The loss is a Python float, averaged in float64; dlogits has the dtype of the
-    computation. The maximum of each row is subtracted first, so large logits do not overflow, and the logarithm is
-    taken of the sum and not of a probability, so the loss of a hopeless sample is finite; books add 1e-7 instead.
-    Same definition and averaging as PyTorch's CrossEntropyLoss. It is no layer of a Sequential: it takes the labels.
+    logits x: (batch, classes), any floating dtype, 16-bit computed in float32; at least one sample and one class.
+    labels: integer class ids (batch,) or one-hot rows (batch, classes). The loss is a Python float, averaged in
+    float64; dlogits is float32 or float64. A wrong type or dtype raises TypeError, a wrong shape or label ValueError.
+
+    The maximum of each row is subtracted first, so large logits do not overflow, and the logarithm is taken of the
+    sum and not of a probability, so the loss of a hopeless sample is finite; books add 1e-7 to the probability
+    instead. Definition and averaging are those of PyTorch's CrossEntropyLoss. As a loss takes labels, it stands
+    beside a Sequential and not in it.
     """
 
-    def __init__(self):
-        self._probabilities = self._labels = None
+    def __init__(self) -> None:
+        self._probabilities: NDArray[Any] | None = None
+        self._ids: NDArray[Any] | None = None
         self._memory = Scratch()
 
-    def forward(self, logits, labels):
-        checks.float_array("SoftmaxCrossEntropy.forward", "logits", logits, ndim=2)
+    def forward(self, logits: NDArray[Any], labels: NDArray[Any]) -> float:
+        checks.float_array(FORWARD, "logits", logits, ndim=2)
         batch, classes = logits.shape
         if batch == 0 or classes == 0:
-            raise checks.error(
-                ValueError, "SoftmaxCrossEntropy.forward", "logits", "one sample and one class or more",
-                f"shape {logits.shape}",
-            )  # fmt: skip
-        labels = class_ids(labels, batch, classes)
-        dtype = checks.parameter_dtype("SoftmaxCrossEntropy", None, logits.dtype)
-        shifted = self._memory.array(logits.shape, dtype)
-        np.subtract(logits, logits.max(axis=1, keepdims=True), out=shifted, dtype=dtype)
-        of_label = shifted[np.arange(batch), labels]
-        exponentials = np.exp(shifted, out=shifted)
-        totals = exponentials.sum(axis=1, keepdims=True)
-        losses = np.log(totals[:, 0]) - of_label
-        exponentials /= totals
-        self._probabilities, self._labels = exponentials, labels
+            raise _checks.error(ValueError, FORWARD, "logits", "at least one sample and one class", logits)
+        ids = class_ids(labels, batch, classes)
+        dtype = checks.parameter_dtype(FORWARD, None, logits.dtype)
+        x = self._memory.array(logits.shape, dtype)
+        np.copyto(x, logits)
+        x -= x.max(axis=1, keepdims=True)
+        of_label = x[np.arange(batch), ids]
+        np.exp(x, out=x)
+        total = x.sum(axis=1, keepdims=True)
+        losses = np.log(total[:, 0]) - of_label
+        x /= total
+        self._probabilities, self._ids = x, ids
         return float(losses.mean(dtype=np.float64))
 
-    def backward(self):
-        """dlogits, computed in place of the probabilities: once per forward."""
-        dlogits = checks.after_forward("SoftmaxCrossEntropy.backward", self._probabilities)
+    def backward(self) -> NDArray[Any]:
+        """dlogits, made in the memory of the probabilities: once for each forward pass."""
+        dlogits = checks.after_forward("nn.SoftmaxCrossEntropy.backward", self._probabilities)
         self._probabilities = None
         batch = dlogits.shape[0]
-        dlogits[np.arange(batch), self._labels] -= 1
+        dlogits[np.arange(batch), self._ids] -= 1
         dlogits /= batch
         return dlogits
 
 
-def class_ids(labels, batch, classes):
+def class_ids(labels: NDArray[Any], batch: int, classes: int) -> NDArray[Any]:
     """Integer class ids (batch,) from ids or one-hot rows, checked."""
-    op = "SoftmaxCrossEntropy.forward"
-    if not isinstance(labels, np.ndarray):
-        raise checks.error(TypeError, op, "labels", "a numpy.ndarray", type(labels).__name__)
+    _dispatch.backend_for(labels, FORWARD, "labels")
     if labels.shape == (batch, classes):
         if not (((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()):
-            raise checks.error(ValueError, op, "labels", "a single 1 and zeros in each one-hot row", "other values")
+            raise _checks.error(ValueError, FORWARD, "labels", "a single 1 in each one-hot row, else zeros", labels)
         return labels.argmax(axis=1)
     if labels.shape != (batch,):
         expected = f"class ids of shape {(batch,)} or one-hot rows of shape {(batch, classes)}"
-        raise checks.error(ValueError, op, "labels", expected, f"shape {labels.shape}")
+        raise _checks.error(ValueError, FORWARD, "labels", expected, labels)
     if labels.dtype.kind not in "iu":
-        raise checks.error(TypeError, op, "labels", "an integer dtype for class ids", labels.dtype)
+        raise _checks.error(TypeError, FORWARD, "labels", "an integer dtype for class ids", labels)
     if labels.min() < 0 or labels.max() >= classes:
-        found = f"values from {labels.min()} to {labels.max()}"
-        raise checks.error(ValueError, op, "labels", f"class ids from 0 to {classes - 1}", found)
+        found = _checks.Words(f"values from {labels.min()} to {labels.max()}")
+        raise _checks.error(ValueError, FORWARD, "labels", f"class ids from 0 to {classes - 1}", found)
     return labels

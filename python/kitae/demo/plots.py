@@ -1,0 +1,88 @@
+"""The demo's pictures: learning curves, and where the time of a step goes."""
+
+import os
+from typing import Any
+
+from kitae.demo.contenders import KERNELS
+from kitae.demo.training import Run
+
+# Okabe and Ito's palette, told apart with every common kind of colour blindness.
+RUN_STYLES: tuple[dict[str, Any], ...] = (
+    {"color": "#999999", "linewidth": 2.5},
+    {"color": "#E69F00", "linewidth": 7, "alpha": 0.7, "solid_capstyle": "round"},
+    {"color": "#0072B2", "linewidth": 2},
+)
+KERNEL_COLORS = ("#BBBBBB", "#0072B2", "#E69F00", "#F0E442", "#009E73")
+SIZE = (12, 7)  # inches at 100 dots an inch: 1200 x 700 pixels
+TEXT = {"font.size": 14, "axes.titlesize": 16, "axes.spines.top": False, "axes.spines.right": False}
+
+
+def save_plots(folder: str, runs: list[Run], data: str, machine: str) -> list[str]:
+    """Draw both pictures into ``folder`` and return their paths."""
+    import matplotlib
+
+    with matplotlib.rc_context(TEXT):
+        return [
+            _save(_curves(runs, data), os.path.join(folder, "curves.png")),
+            _save(_time_split(runs, machine), os.path.join(folder, "time.png")),
+        ]
+
+
+def _save(figure: Any, path: str) -> str:
+    figure.savefig(path, dpi=100)
+    return path
+
+
+def _curves(runs: list[Run], data: str) -> Any:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    for run, style in zip(runs, RUN_STYLES, strict=True):
+        epochs = range(1, len(run.epoch_losses) + 1)
+        marker = "o" if len(epochs) == 1 else None
+        loss.plot(epochs, run.epoch_losses, label=run.contender.name, marker=marker, **style)
+        accuracy.plot(epochs, run.accuracies, label=run.contender.name, marker=marker, **style)
+    loss.set(title="Training loss", xlabel="epoch", ylabel="cross entropy (mean of the epoch, with dropout)")
+    loss.set_ylim(bottom=0)
+    accuracy.set(title="Test accuracy", xlabel="epoch", ylabel="share of the test images predicted right")
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    accuracy.set_ylim(top=1)
+    for axes in (loss, accuracy):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    accuracy.legend(loc="lower right", frameon=False)
+    figure.suptitle(f"One network, three implementations: {data}", fontsize=18)
+    return figure
+
+
+def _time_split(runs: list[Run], machine: str) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.subplots()
+    medians = [{kernel: 1e3 * s for kernel, s in run.watch.medians().items()} for run in runs]
+    totals = [sum(median.values()) for median in medians]
+    rows = range(len(runs))
+    left = [0.0] * len(runs)
+    for kernel, color in zip(KERNELS, KERNEL_COLORS, strict=True):
+        widths = [median[kernel] for median in medians]
+        axes.barh(rows, widths, left=left, color=color, edgecolor="white", height=0.6, label=kernel)
+        for row, width in zip(rows, widths, strict=True):
+            if width > 0.06 * max(totals):
+                ink = "white" if color == "#0072B2" else "black"
+                axes.text(left[row] + width / 2, row, f"{width:.2f}", ha="center", va="center", color=ink)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    for row, total in zip(rows, totals, strict=True):
+        speed_up = "" if row == 0 else f"  ({totals[0] / total:.1f} x as fast as the textbook)"
+        axes.text(total, row, f"  {total:.2f} ms{speed_up}", va="center", fontweight="bold")
+    axes.set_yticks(rows, [run.contender.name for run in runs])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.45 * max(totals))
+    axes.set_xlabel(f"milliseconds a training step (medians; {machine})")
+    axes.set_title("Where the time of a training step goes", pad=50)
+    axes.legend(ncols=len(KERNELS), loc="lower center", bbox_to_anchor=(0.42, 1.0), frameon=False, columnspacing=1.2)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    return figure
