@@ -8,6 +8,9 @@ Every function works in the dtype of the arrays it is given (float32 or float64)
 promote NumPy arrays.
 """
 
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 
 # ---------------------------------------------------------------------------------------------------------
@@ -273,10 +276,10 @@ class SGD:
 
 class Momentum:
     def __init__(self, lr=0.01, momentum=0.9):
-        self.lr, self.momentum, self.velocity = lr, momentum, None
+        self.lr, self.momentum, self.velocity = lr, momentum, {}
 
     def update(self, params, grads):
-        if self.velocity is None:
+        if not self.velocity:
             self.velocity = _zeros_like(params)
         for name in params:
             momentum_step(params[name], grads[name], self.velocity[name], self.lr, self.momentum)
@@ -284,10 +287,10 @@ class Momentum:
 
 class AdaGrad:
     def __init__(self, lr=0.01, eps=1e-10):
-        self.lr, self.eps, self.squares = lr, eps, None
+        self.lr, self.eps, self.squares = lr, eps, {}
 
     def update(self, params, grads):
-        if self.squares is None:
+        if not self.squares:
             self.squares = _zeros_like(params)
         for name in params:
             adagrad_step(params[name], grads[name], self.squares[name], self.lr, self.eps)
@@ -295,10 +298,10 @@ class AdaGrad:
 
 class RMSProp:
     def __init__(self, lr=0.01, rho=0.99, eps=1e-8):
-        self.lr, self.rho, self.eps, self.squares = lr, rho, eps, None
+        self.lr, self.rho, self.eps, self.squares = lr, rho, eps, {}
 
     def update(self, params, grads):
-        if self.squares is None:
+        if not self.squares:
             self.squares = _zeros_like(params)
         for name in params:
             rmsprop_step(params[name], grads[name], self.squares[name], self.lr, self.rho, self.eps)
@@ -307,10 +310,10 @@ class RMSProp:
 class Adam:
     def __init__(self, lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8):
         self.lr, self.beta1, self.beta2, self.eps = lr, beta1, beta2, eps
-        self.t, self.m, self.v = 0, None, None
+        self.t, self.m, self.v = 0, {}, {}
 
     def update(self, params, grads):
-        if self.m is None:
+        if not self.m:
             self.m, self.v = _zeros_like(params), _zeros_like(params)
         self.t += 1
         for name in params:
@@ -328,8 +331,7 @@ class Adam:
 def he_weights(sizes, rng, dtype=np.float32):
     """One weight matrix a layer, N(0, 2 / inputs) (He et al. 2015)."""
     return [
-        (rng.standard_normal((rows, columns)) * np.sqrt(2 / rows)).astype(dtype)
-        for rows, columns in zip(sizes, sizes[1:], strict=False)
+        (rng.standard_normal((rows, columns)) * np.sqrt(2 / rows)).astype(dtype) for rows, columns in pairwise(sizes)
     ]
 
 
@@ -337,7 +339,7 @@ class Network:
     """A multi-layer network on given weight matrices; biases start at 0, gamma at 1, beta at 0."""
 
     def __init__(self, weights, drop=0.2, rng=np.random):
-        self.layers = []
+        self.layers: list[Any] = []
         for weight in weights[:-1]:
             self.layers += [
                 Affine(weight, np.zeros_like(weight[0])),

@@ -76,12 +76,9 @@ def run(arguments: argparse.Namespace) -> int:
     wanted_steps = QUICK_STEPS if arguments.quick else DEFAULT_STEPS
     epochs = arguments.epochs or max(1, round(wanted_steps / steps_an_epoch))
     config = installation()
-    print(
-        report.setup(
-            name=dataset.name, train=count, test=len(test_set[0]), pixels=pixels, classes=dataset.classes,
-            batch=arguments.batch, epochs=epochs, steps=epochs * steps_an_epoch, seed=arguments.seed, config=config,
-        )  # fmt: skip
-    )
+    sizes = f"{count:,} training and {len(test_set[0]):,} test images of {pixels} pixels, {dataset.classes} classes"
+    plan = f"batches of {arguments.batch}, {epochs} epochs = {epochs * steps_an_epoch} steps; seed {arguments.seed}"
+    print(report.setup(f"{dataset.name}: {sizes}", layer_sizes(pixels, dataset.classes), plan, config))
     weights = textbook.he_weights(layer_sizes(pixels, dataset.classes), np.random.default_rng(arguments.seed))
     runs = train_with_progress(weights, train_set, test_set, epochs, steps_an_epoch, arguments)
     comparison = compare(runs[1], runs[2])
@@ -135,7 +132,7 @@ def require_extras(arguments: argparse.Namespace) -> None:
         needed["matplotlib"] = "matplotlib"
     missing = [package for module, package in needed.items() if find_spec(module) is None]
     if missing:
-        raise UsageError(f"needs {' and '.join(missing)}, which is not installed: pip install \"kitae[demo]\"")
+        raise UsageError(f'needs {" and ".join(missing)}, not installed here: pip install "kitae[demo]"')
 
 
 def read_dataset(arguments: argparse.Namespace) -> data.Dataset:

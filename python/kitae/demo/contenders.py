@@ -85,9 +85,7 @@ def textbook_contender(name: str, weights: list[NDArray[Any]], seed: int, drop: 
     return Contender(name, None, layers, network.loss, update, lambda: dict(network.params))
 
 
-def kitae_contender(
-    name: str, backend: str, weights: list[NDArray[Any]], seed: int, drop: float = DROP
-) -> Contender:
+def kitae_contender(name: str, backend: str, weights: list[NDArray[Any]], seed: int, drop: float = DROP) -> Contender:
     """The same network from kitae's layers.
 
     ``unbiased=False`` and ``scale="classic"`` are the textbook's conventions where kitae's defaults are others: the

@@ -1,5 +1,7 @@
 """The words and tables of the demo."""
 
+from typing import Any
+
 from kitae.demo.comparison import Comparison
 from kitae.demo.contenders import DROP, HIDDEN_LAYERS, HIDDEN_UNITS, KERNELS, LEARNING_RATE, MAX_NORM
 from kitae.demo.training import Run
@@ -8,19 +10,17 @@ COLUMN = 20
 LABEL = 20
 
 
-def setup(
-    *, name: str, train: int, test: int, pixels: int, classes: int, batch: int, epochs: int, steps: int, seed: int,
-    config: dict[str, object],
-) -> str:  # fmt: skip
+def setup(data: str, sizes: list[int], plan: str, config: dict[str, Any]) -> str:
     return f"""\
 One network, trained three times: the same initial weights, the same batches, three implementations.
 
-  data      {name}: {train:,} training and {test:,} test images of {pixels} pixels, {classes} classes
-  network   {pixels} -> {HIDDEN_LAYERS} hidden layers of {HIDDEN_UNITS} -> {classes}; \
+  data      {data}
+  network   {sizes[0]} -> {HIDDEN_LAYERS} hidden layers of {HIDDEN_UNITS} -> {sizes[-1]}; \
 each hidden layer: dense, batch norm, ReLU, dropout {DROP:g}
-  training  softmax cross entropy; Adam, learning rate {LEARNING_RATE:g}, gradient norm clipped to {MAX_NORM:g}; float32;
-            batches of {batch}, {epochs} epochs = {steps} steps; seed {seed}
-  machine   kitae {config["version"]} on {config["cpu"]}, {config.get("threads", 1)} threads; NumPy {config["numpy"]}
+  training  softmax cross entropy; Adam, learning rate {LEARNING_RATE:g}; \
+gradient norm clipped to {MAX_NORM:g}; float32;
+            {plan}
+  machine   kitae {config["version"]} on {config["cpu"]}, {config["threads"]} threads; NumPy {config["numpy"]}
 
   textbook NumPy    plain NumPy, written as a book writes it
   kitae reference   kitae's layers computed by kitae.reference, the specification in NumPy

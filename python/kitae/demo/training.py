@@ -30,7 +30,7 @@ class Stopwatch:
         self._last = now
 
     def medians(self) -> dict[str, float]:
-        """Kernel -> median seconds in a step: a few disturbed steps, or the first one's preparations, do not move it."""
+        """Kernel -> median seconds in a step: a few disturbed steps and the first one do not move it."""
         return {kernel: float(np.median([step[kernel] for step in self.steps])) for kernel in KERNELS}
 
 

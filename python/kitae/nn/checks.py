@@ -7,15 +7,14 @@ from numpy.typing import DTypeLike, NDArray
 
 from kitae import _checks, _dispatch
 
-FLOAT_DTYPES = ("float16", "bfloat16", "float32", "float64")
-
 
 def float_array(op: str, argument: str, value: Any, ndim: int | None = None) -> None:
     """Refuse what is no array of this device, of a floating dtype and of ``ndim`` dimensions."""
     _dispatch.backend_for(value, op, argument)
-    if value.dtype.name not in FLOAT_DTYPES:
+    dtype = value.dtype
+    if not ((dtype.kind == "f" and dtype.itemsize <= 8) or dtype.name == "bfloat16"):
         raise _checks.error(TypeError, op, argument, f"dtype {_checks.FLOATS}", _dtype(value))
-    if not value.dtype.isnative:
+    if not dtype.isnative:
         raise _checks.error(TypeError, op, argument, "native byte order", _dtype(value))
     if ndim is not None and value.ndim != ndim:
         raise _checks.error(ValueError, op, argument, f"{ndim} dimensions", value)

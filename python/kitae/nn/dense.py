@@ -90,7 +90,7 @@ class Dense:
         dout = self._in_dtype_of_weights(op, "dout", dout)
         np.matmul(x.T, dout, out=self.grads["W"])
         if self.bias:
-            np.sum(dout, axis=0, out=self.grads["b"])
+            np.add.reduce(dout, axis=0, out=self.grads["b"])
         dx = self._dx_memory.array(x.shape, x.dtype)
         return np.matmul(dout, self.params["W"].T, out=dx)
 
