@@ -23,8 +23,9 @@ class Sequential:
     def __init__(self, layers: Iterable[Any]) -> None:
         self.layers = list(layers)
         for i, layer in enumerate(self.layers):
-            if not (callable(getattr(layer, "forward", None)) and callable(getattr(layer, "backward", None))):
-                expected = "a layer, with forward(x, training=True) and backward(dout)"
+            methods = getattr(layer, "forward", None), getattr(layer, "backward", None)
+            if isinstance(layer, type) or not all(map(callable, methods)):
+                expected = "a layer, an object with forward(x, training=True) and backward(dout)"
                 raise _checks.error(TypeError, "nn.Sequential", f"layers[{i}]", expected, layer)
             if any(layer is earlier for earlier in self.layers[:i]):
                 expected = "each layer once, as it keeps the state of one place (two layers can share their arrays)"
