@@ -105,19 +105,9 @@ class TestQuickRun:
 
 class TestOwnData:
     def test_npz(self, npz, tmp_path, capsys):
-        arguments = [
-            "demo",
-            "--data",
-            npz,
-            "--epochs",
-            "2",
-            "--batch",
-            "16",
-            "--no-plots",
-            "--out",
-            str(tmp_path / "o"),
-        ]
-        assert main(arguments) == 0
+        out = tmp_path / "out"
+        options = ["--epochs", "2", "--batch", "16", "--no-plots", "--out", str(out)]
+        assert main(["demo", "--data", npz, *options]) == 0
         text = capsys.readouterr().out
         assert "images.npz: 48 training and 12 test images of 25 pixels, 3 classes" in text
         assert "2 epochs = 6 steps" in text
@@ -141,7 +131,7 @@ class TestOwnData:
 
 
 MISTAKES = {
-    "no command": ([], ["command"]),
+    "no command": ([], ["required", "demo | bench | info"]),
     "unknown command": (["train"], ["invalid choice", "train"]),
     "unknown option": (["demo", "--frobnicate"], ["--frobnicate"]),
     "epochs": (["demo", "--epochs", "0"], ["--epochs", "from 1 on", "'0'"]),
@@ -209,7 +199,7 @@ def test_disagreement_is_told_and_ends_with_1(npz, capsys, monkeypatch):
         return [textbook_contender("textbook NumPy", weights, seed), *pair]
 
     monkeypatch.setattr(command, "make_contenders", one_weight_is_off)
-    assert main(["demo", "--data", npz, "--epochs", "1", "--no-plots"]) == 1
+    assert main(["demo", "--data", npz, "--epochs", "1", "--batch", "16", "--no-plots"]) == 1
     text = capsys.readouterr().out
     assert "agree bit for bit: NO" in text
     assert re.search(r"0\.W: \d+ of 2500 values, first at", text)
@@ -277,7 +267,8 @@ class TestContenders:
         weights = weights_for(5, 3)
         kept = [weight.copy() for weight in weights]
         contender = kitae_contender("native", "cpu", weights, 0)
-        train_step(contender, np.ones((4, 5), np.float32), np.zeros(4, int), Stopwatch())
+        x = np.random.default_rng(0).random((4, 5), np.float32)
+        train_step(contender, x, np.zeros(4, int), Stopwatch())
         assert all(map(np.array_equal, weights, kept))
         assert not np.array_equal(contender.state()["0.W"], weights[0])
 
@@ -302,9 +293,9 @@ def test_the_textbook_network_gradients_match_finite_differences():
                 parameter[index] = value
                 losses.append(network.loss.forward(network.forward(x), labels))
             parameter[index] = kept
-            # The loss adds 1e-7 to a probability before the logarithm, the gradient does not: up to 1e-6 relative.
+            # The loss adds 1e-7 to a probability p before the logarithm, the gradient does not: 1e-7 / p relative.
             numerical = (losses[0] - losses[1]) / (2 * step)
-            assert grads[name][index] == pytest.approx(numerical, rel=1e-5, abs=1e-7), (name, index)
+            assert grads[name][index] == pytest.approx(numerical, rel=1e-4, abs=1e-7), (name, index)
 
 
 def test_info_says_what_runs(capsys):
