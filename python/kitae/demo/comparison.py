@@ -27,7 +27,7 @@ def compare(left: Run, right: Run) -> Comparison:
     states = left.contender.state(), right.contender.state()
     differences = [f"{name}: only in one of the two" for name in sorted(states[0].keys() ^ states[1].keys())]
     numbers = 0
-    for name in states[0].keys() & states[1].keys():
+    for name in filter(states[1].__contains__, states[0]):
         a, b = (np.asarray(state[name]) for state in states)
         numbers += a.size
         if not same_bits(a, b):
@@ -48,4 +48,4 @@ def describe_difference(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> str
         return f"{a.dtype} of shape {a.shape} and {b.dtype} of shape {b.shape}"
     where = np.flatnonzero(a.ravel().view(f"V{a.itemsize}") != b.ravel().view(f"V{b.itemsize}"))
     first = where[0]
-    return f"{len(where)} of {a.size} values, first at {first}: {a.flat[first]!r} and {b.flat[first]!r}"
+    return f"{len(where)} of {a.size} values, first at {first}: {a.flat[first]} and {b.flat[first]}"
