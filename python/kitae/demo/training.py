@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from kitae.demo.contenders import KERNELS, LOSS, UPDATE, Contender
 
+# Steps in a row by one contender: enough to have its arrays in the caches for most of them.
+TURN = 8
+
 LabelledImages = tuple[NDArray[Any], NDArray[Any]]
 
 
@@ -75,7 +78,7 @@ def train(
 ) -> list[Run]:
     """Train all contenders on the same batches and return their runs.
 
-    They take turns epoch by epoch, so whatever else the machine does meanwhile disturbs all of them alike.
+    They take turns of a few steps, so whatever else the machine does meanwhile disturbs all of them alike.
     ``on_step(run)`` and ``on_epoch(epoch, runs)`` are called along the way.
     """
     runs = [Run(contender) for contender in contenders]
@@ -84,12 +87,15 @@ def train(
     for epoch in range(1, epochs + 1):
         order = shuffle.permutation(len(images))
         batches = [order[start : start + batch] for start in range(0, len(order), batch)]
+        for start in range(0, len(batches), TURN):
+            for run in runs:
+                with run.contender.active():
+                    for rows in batches[start : start + TURN]:
+                        run.losses.append(train_step(run.contender, images[rows], labels[rows], run.watch))
+                        on_step(run)
         for run in runs:
+            run.epoch_losses.append(float(np.mean(run.losses[-len(batches) :])))
             with run.contender.active():
-                for rows in batches:
-                    run.losses.append(train_step(run.contender, images[rows], labels[rows], run.watch))
-                    on_step(run)
-                run.epoch_losses.append(float(np.mean(run.losses[-len(batches) :])))
                 run.accuracies.append(accuracy(run.contender, *test_set))
         on_epoch(epoch, runs)
     return runs
