@@ -1,0 +1,117 @@
+"""Gradients as a whole: the global norm, clipping by norm and by value, DL4J's five normalizations."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+
+import kitae
+
+from .row import Case, Expected, Inputs, Results, Size, Tolerance, Traffic, wide
+from .tensors import BENCH_SIZES, TEST_SIZES, tensors, total_bytes
+
+CLIP_EPS = 1e-6
+MAX_NORM = 0.5
+LIMIT = 0.05
+
+_TEST_SIZES = (
+    *(size for size in TEST_SIZES if "missing" not in size.options),
+    Size("squares overflow", ((64, 2), (7,)), values="huge"),
+    Size("below the limit", ((3, 2), (7,)), values="tiny"),
+)
+
+
+def _make(rng: np.random.Generator, size: Size, dtype: np.dtype) -> Inputs:
+    spread = {"normal": 0.1, "tiny": 1e-3, "huge": 3000.0 if dtype.itemsize == 2 else 1e19}[size.values]
+    if size.values == "huge" and dtype == np.float64:
+        spread = 1e30
+    return {"grads": tensors(rng, size, dtype, spread=spread)}
+
+
+def _norm(grads: list[np.ndarray]) -> np.ndarray:
+    return np.sqrt(np.asarray(sum(np.square(wide(g)).sum() for g in grads)))
+
+
+def _call_norm(inputs: Inputs, out: Mapping[str, np.ndarray]) -> Results:
+    return {"norm": np.float64(kitae.global_norm(inputs["grads"]))}
+
+
+def _expected_norm(inputs: Inputs) -> dict[str, Expected]:
+    norm = _norm(inputs["grads"])
+    return {"norm": Expected(norm, extra=6e-8 * norm)}
+
+
+def _changed(inputs: Inputs) -> Results:
+    return {f"grads.{i}": g for i, g in enumerate(inputs["grads"])}
+
+
+def _call_clip(inputs: Inputs, out: Mapping[str, np.ndarray]) -> Results:
+    norm = kitae.clip_grad_norm(inputs["grads"], MAX_NORM, eps=CLIP_EPS)
+    return {"norm": np.float64(norm)} | _changed(inputs)
+
+
+def _expected_clip(inputs: Inputs) -> dict[str, Expected]:
+    norm = _norm(inputs["grads"])
+    factor = min(1.0, MAX_NORM / (norm + CLIP_EPS))
+    clipped = {f"grads.{i}": Expected(factor * wide(g)) for i, g in enumerate(inputs["grads"])}
+    return _expected_norm(inputs) | clipped
+
+
+def _call_value(inputs: Inputs, out: Mapping[str, np.ndarray]) -> Results:
+    kitae.clip_grad_value(inputs["grads"], LIMIT)
+    return _changed(inputs)
+
+
+def _expected_value(inputs: Inputs) -> dict[str, Expected]:
+    return {f"grads.{i}": Expected(np.clip(wide(g), -LIMIT, LIMIT)) for i, g in enumerate(inputs["grads"])}
+
+
+def _traffic(inputs: Inputs, level2: int, *, reads_twice: bool = False, writes: bool = True) -> Traffic:
+    grads = total_bytes(inputs["grads"])
+    return Traffic(grads * (2 if reads_twice and grads > level2 else 1), grads if writes else 0)
+
+
+_DTYPES = ("float32", "float64", "float16", "bfloat16")
+_NORM = Tolerance(4, "the promise is 6e-8 of the norm, in `extra`")
+_SCALED = Tolerance(2, "the factor and the product round once each; the norm's error is far below")
+
+CASES = (
+    Case(
+        name="global_norm",
+        family="clipping",
+        dtypes=_DTYPES,
+        test_sizes=_TEST_SIZES,
+        make=_make,
+        call=_call_norm,
+        expected=_expected_norm,
+        tolerance={"norm": _NORM},
+        bench_sizes=BENCH_SIZES,
+        traffic=partial(_traffic, writes=False),
+    ),
+    Case(
+        name="clip_grad_norm",
+        family="clipping",
+        dtypes=_DTYPES,
+        test_sizes=_TEST_SIZES,
+        make=_make,
+        call=_call_clip,
+        expected=_expected_clip,
+        tolerance={"norm": _NORM, "grads": _SCALED},
+        changes=("grads",),
+        bench_sizes=BENCH_SIZES,
+        traffic=partial(_traffic, reads_twice=True),
+    ),
+    Case(
+        name="clip_grad_value",
+        family="clipping",
+        dtypes=_DTYPES,
+        test_sizes=_TEST_SIZES,
+        make=_make,
+        call=_call_value,
+        expected=_expected_value,
+        tolerance={"grads": Tolerance(1, "the limit is rounded once to the gradient's dtype")},
+        changes=("grads",),
+        bench_sizes=BENCH_SIZES,
+        traffic=partial(_traffic),
+    ),
+)

@@ -1,0 +1,307 @@
+"""Optimizers: one row a rule, three steps each, against the same rule in wide arithmetic."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import kitae
+
+from .row import Case, Expected, Inputs, Results, Size, Tolerance, Traffic, ulp, wide
+from .tensors import BENCH_SIZES, NAN_SIZE, TEST_SIZES, tensors, total_bytes
+
+STEPS = 3
+#: Rounding errors of one update, each relative to the update: the longest rule (AMSGrad with decay) rounds so often.
+_ROUNDINGS = 14
+
+State = dict[str, np.ndarray]
+#: (parameter, gradient, state, number of the step) -> what is added to the parameter.
+Rule = Callable[[np.ndarray, np.ndarray, State, int], np.ndarray]
+#: All gradients of a step -> all gradients of a step, before any rule sees them.
+Preparation = Callable[[list[np.ndarray]], list[np.ndarray]]
+
+
+def _slot(state: State, name: str, like: np.ndarray, start: float = 0.0) -> np.ndarray:
+    return state.setdefault(name, np.full_like(like, start))
+
+
+def _sgd(p: np.ndarray, g: np.ndarray, state: State, t: int, *, lr: float) -> np.ndarray:
+    return -lr * g
+
+
+def _momentum(p: np.ndarray, g: np.ndarray, state: State, t: int, *, lr: float, mu: float) -> np.ndarray:
+    state["velocity"] = mu * _slot(state, "velocity", p) - lr * g
+    return state["velocity"]
+
+
+def _nesterov(p: np.ndarray, g: np.ndarray, state: State, t: int, *, lr: float, mu: float, form: str) -> np.ndarray:
+    old = _slot(state, "velocity", p)
+    if form == "torch":
+        state["velocity"] = mu * old + g
+        return -lr * (g + mu * state["velocity"])
+    state["velocity"] = mu * old - lr * g
+    velocity = old if form == "keras" else state["velocity"]
+    return mu**2 * velocity - (1 + mu) * lr * g
+
+
+def _adagrad(
+    p: np.ndarray, g: np.ndarray, state: State, t: int, *, lr: float, eps: float, eps_inside: bool, initial: float
+) -> np.ndarray:
+    state["squares"] = _slot(state, "squares", p, initial) + g**2
+    return -lr * g / _root(state["squares"], eps, eps_inside)
+
+
+def _adadelta(p: np.ndarray, g: np.ndarray, state: State, t: int, *, lr: float, rho: float, eps: float) -> np.ndarray:
+    state["squares"] = rho * _slot(state, "squares", p) + (1 - rho) * g**2
+    old = _slot(state, "updates", p)
+    update = np.sqrt(old + eps) / np.sqrt(state["squares"] + eps) * g
+    state["updates"] = rho * old + (1 - rho) * update**2
+    return -lr * update
+
+
+def _rmsprop(
+    p: np.ndarray,
+    g: np.ndarray,
+    state: State,
+    t: int,
+    *,
+    lr: float,
+    rho: float,
+    eps: float,
+    eps_inside: bool = False,
+    centered: bool = False,
+    mu: float = 0.0,
+) -> np.ndarray:
+    state["squares"] = rho * _slot(state, "squares", p) + (1 - rho) * g**2
+    variance = state["squares"]
+    if centered:
+        state["mean"] = rho * _slot(state, "mean", p) + (1 - rho) * g
+        variance = variance - state["mean"] ** 2
+    state["velocity"] = mu * _slot(state, "velocity", p) + g / _root(variance, eps, eps_inside)
+    return -lr * state["velocity"]
+
+
+def _adam(
+    p: np.ndarray,
+    g: np.ndarray,
+    state: State,
+    t: int,
+    *,
+    lr: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    decoupled: float = 0.0,
+    amsgrad: bool = False,
+) -> np.ndarray:
+    state["m"] = beta1 * _slot(state, "m", p) + (1 - beta1) * g
+    state["v"] = beta2 * _slot(state, "v", p) + (1 - beta2) * g**2
+    v = state["v"]
+    if amsgrad:
+        state["largest"] = v = np.maximum(_slot(state, "largest", p), v)
+    corrected = np.sqrt(v / (1 - beta2**t)) + eps
+    return -lr * decoupled * p - lr * (state["m"] / (1 - beta1**t)) / corrected
+
+
+def _root(squares: np.ndarray, eps: float, eps_inside: bool) -> np.ndarray:
+    return np.sqrt(squares + eps) if eps_inside else np.sqrt(squares) + eps
+
+
+def _norm(grads: list[np.ndarray]) -> float:
+    return float(np.sqrt(sum(np.square(g).sum() for g in grads)))
+
+
+def _clipped(grads: list[np.ndarray], *, max_norm: float) -> list[np.ndarray]:
+    factor = min(1.0, max_norm / (_norm(grads) + 1e-6))
+    return [factor * g for g in grads]
+
+
+def _normalized(grads: list[np.ndarray], *, per: str) -> list[np.ndarray]:
+    whole = _norm(grads)
+    norms = [whole if per == "all" else _norm([g]) for g in grads]
+    return [g / norm if norm > 0 else g for g, norm in zip(grads, norms, strict=True)]
+
+
+def _unchanged(grads: list[np.ndarray]) -> list[np.ndarray]:
+    return grads
+
+
+@dataclass(frozen=True)
+class _Optimizer:
+    name: str
+    construct: Callable[[list[np.ndarray]], Any]
+    rule: Rule
+    prepare: Preparation = _unchanged
+    l2: float = 0.0
+    l1: float = 0.0
+    slots: tuple[str, ...] = ()
+    #: Arrays of state that a step reads and writes, for the traffic; None: not benchmarked.
+    states: int | None = None
+    family: str = "optimizers"
+    clips: bool = False
+
+
+def _make(rng: np.random.Generator, size: Size, dtype: np.dtype) -> Inputs:
+    inputs: Inputs = {"params": tensors(rng, size, dtype)}
+    for step in range(STEPS):
+        grads: list[np.ndarray | None] = [*tensors(rng, size, dtype, spread=0.1 * (step + 1))]
+        for index in size.options.get("missing", ()):
+            grads[index] = None
+        inputs[f"grads{step}"] = grads
+    if size.values == "nan":
+        inputs["grads1"][0][2, 3] = np.nan
+        inputs["grads1"][5][-1] = np.inf
+    return inputs
+
+
+def _call(inputs: Inputs, out: Mapping[str, np.ndarray], *, optimizer: _Optimizer) -> Results:
+    params = inputs["params"]
+    steps = optimizer.construct(params)
+    for step in range(STEPS):
+        steps.step(inputs[f"grads{step}"])
+    results = {f"params.{i}": p for i, p in enumerate(params)}
+    for name, arrays in steps.state_dict()["slots"].items():
+        results |= {f"slots.{name}.{i}": array for i, array in enumerate(arrays) if array is not None}
+    return results
+
+
+def _expected(inputs: Inputs, *, optimizer: _Optimizer) -> dict[str, Expected]:
+    params = [wide(p) for p in inputs["params"]]
+    original = inputs["params"]
+    states: list[State] = [{} for _ in params]
+    element = np.dtype(np.float64 if original[0].dtype == np.float64 else np.float32)
+    unit = float(np.finfo(element).eps)
+    errors = [np.zeros(p.shape) for p in params]
+    magnitudes = [np.zeros(p.shape) for p in params]
+    for step in range(STEPS):
+        grads = inputs[f"grads{step}"]
+        present = [i for i, g in enumerate(grads) if g is not None]
+        prepared = optimizer.prepare([wide(grads[i]) for i in present])
+        for i, g in zip(present, prepared, strict=True):
+            g = g + optimizer.l2 * params[i] + optimizer.l1 * np.sign(params[i])
+            magnitudes[i] += np.abs(g)
+            update = optimizer.rule(params[i], g, states[i], step + 1)
+            params[i] = params[i] + update
+            errors[i] = errors[i] + _ROUNDINGS * unit * np.abs(update) + 0.5 * ulp(params[i], element)
+    expected = {f"params.{i}": Expected(p, extra=e) for i, (p, e) in enumerate(zip(params, errors, strict=True))}
+    for name in optimizer.slots:
+        for i, state in enumerate(states):
+            if name in state:
+                scale = np.maximum(np.abs(state[name]), magnitudes[i] if name == "m" else 0.0)
+                expected[f"slots.{name}.{i}"] = Expected(state[name], scale)
+    return expected
+
+
+def _traffic(inputs: Inputs, level2: int, *, optimizer: _Optimizer) -> Traffic:
+    params, grads = total_bytes(inputs["params"]), total_bytes(inputs["grads0"])
+    states = (optimizer.states or 0) * params
+    norm = grads if optimizer.clips and grads > level2 else 0  # a norm needs every gradient before the first update
+    return Traffic(params + grads + states + norm, params + states)
+
+
+def _case(optimizer: _Optimizer) -> Case:
+    elementwise = optimizer.prepare is _unchanged
+    benchmark = optimizer.states is not None
+    tolerances = {"params": Tolerance(0.5, "stored once; each step's roundings of update and sum are in `extra`")}
+    tolerances |= {
+        name: Tolerance(4 * STEPS, "two products and a sum a step, and the square's own error") for name in ("m", "v")
+    }
+    return Case(
+        name=optimizer.name,
+        family=optimizer.family,
+        dtypes=("float32", "float64", "float16", "bfloat16"),
+        test_sizes=(*TEST_SIZES, NAN_SIZE) if elementwise else TEST_SIZES,
+        make=_make,
+        call=partial(_call, optimizer=optimizer),
+        expected=partial(_expected, optimizer=optimizer),
+        tolerance=tolerances,
+        changes=("params",),
+        bench_sizes=BENCH_SIZES if benchmark else (),
+        traffic=partial(_traffic, optimizer=optimizer) if benchmark else None,
+    )
+
+
+_OPTIMIZERS = (
+    _Optimizer("sgd", lambda p: kitae.SGD(p, 0.01), partial(_sgd, lr=0.01), states=0),
+    _Optimizer("momentum", lambda p: kitae.Momentum(p, 0.01, momentum=0.9), partial(_momentum, lr=0.01, mu=0.9), states=1),
+    *(
+        _Optimizer(
+            f"nesterov_{form}",
+            lambda p, form=form: kitae.Nesterov(p, 0.01, momentum=0.9, form=form),
+            partial(_nesterov, lr=0.01, mu=0.9, form=form),
+        )
+        for form in ("keras", "torch", "chainer")
+    ),
+    _Optimizer(
+        "adagrad",
+        lambda p: kitae.AdaGrad(p, 0.01, eps=1e-7, eps_inside=False, initial=0.0),
+        partial(_adagrad, lr=0.01, eps=1e-7, eps_inside=False, initial=0.0),
+        states=1,
+    ),
+    _Optimizer(
+        "adagrad_eps_inside",
+        lambda p: kitae.AdaGrad(p, 0.01, eps=1e-7, eps_inside=True, initial=0.1),
+        partial(_adagrad, lr=0.01, eps=1e-7, eps_inside=True, initial=0.1),
+    ),
+    _Optimizer(
+        "adadelta",
+        lambda p: kitae.AdaDelta(p, 1.0, rho=0.95, eps=1e-6),
+        partial(_adadelta, lr=1.0, rho=0.95, eps=1e-6),
+    ),
+    _Optimizer(
+        "rmsprop",
+        lambda p: kitae.RMSProp(p, 0.01, rho=0.99, eps=1e-8, eps_inside=False),
+        partial(_rmsprop, lr=0.01, rho=0.99, eps=1e-8),
+        states=1,
+    ),
+    _Optimizer(
+        "rmsprop_momentum_eps_inside",
+        lambda p: kitae.RMSProp(p, 0.01, rho=0.9, eps=1e-7, eps_inside=True, momentum=0.9),
+        partial(_rmsprop, lr=0.01, rho=0.9, eps=1e-7, eps_inside=True, mu=0.9),
+    ),
+    _Optimizer(
+        "rmsprop_centered",
+        lambda p: kitae.RMSProp(p, 0.01, rho=0.9, eps=1e-4, eps_inside=True, centered=True),
+        partial(_rmsprop, lr=0.01, rho=0.9, eps=1e-4, eps_inside=True, centered=True),
+    ),
+    _Optimizer("adam", lambda p: kitae.Adam(p, 0.01), partial(_adam, lr=0.01), slots=("m", "v"), states=2),
+    _Optimizer(
+        "adam_l2_l1",
+        lambda p: kitae.Adam(p, 0.01, weight_decay=0.02, l1=0.003),
+        partial(_adam, lr=0.01),
+        l2=0.02,
+        l1=0.003,
+    ),
+    _Optimizer(
+        "adamw",
+        lambda p: kitae.AdamW(p, 0.01, weight_decay=0.05),
+        partial(_adam, lr=0.01, decoupled=0.05),
+        slots=("m", "v"),
+        states=2,
+    ),
+    _Optimizer(
+        "amsgrad", lambda p: kitae.AMSGrad(p, 0.01), partial(_adam, lr=0.01, amsgrad=True), slots=("m", "v")
+    ),
+    _Optimizer(
+        "adam_max_norm",
+        lambda p: kitae.Adam(p, 0.01, max_norm=0.5),
+        partial(_adam, lr=0.01),
+        prepare=partial(_clipped, max_norm=0.5),
+        states=2,
+        family="clipping",
+        clips=True,
+    ),
+    *(
+        _Optimizer(
+            f"normalized_gd_{per}",
+            lambda p, per=per: kitae.NormalizedGD(p, 0.01, per=per),
+            partial(_sgd, lr=0.01),
+            prepare=partial(_normalized, per=per),
+        )
+        for per in ("all", "tensor")
+    ),
+)
+
+CASES = tuple(_case(optimizer) for optimizer in _OPTIMIZERS)
