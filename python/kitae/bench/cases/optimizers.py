@@ -13,6 +13,13 @@ from .row import Case, Expected, Inputs, Results, Size, Tolerance, Traffic, ulp,
 from .tensors import BENCH_SIZES, NAN_SIZE, TEST_SIZES, tensors, total_bytes
 
 STEPS = 3
+LR = 0.01
+MOMENTUM = 0.9
+ADAGRAD_EPS = 1e-7
+RMSPROP_RHO, RMSPROP_EPS = 0.99, 1e-8
+ADAM_BETA1, ADAM_BETA2, ADAM_EPS = 0.9, 0.999, 1e-8
+ADAMW_DECAY = 0.05
+MAX_NORM = 0.5
 #: Rounding errors of one update, each relative to the update: the longest rule (AMSGrad with decay) rounds so often.
 _ROUNDINGS = 14
 
@@ -90,9 +97,9 @@ def _adam(
     t: int,
     *,
     lr: float,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
+    beta1: float = ADAM_BETA1,
+    beta2: float = ADAM_BETA2,
+    eps: float = ADAM_EPS,
     decoupled: float = 0.0,
     amsgrad: bool = False,
 ) -> np.ndarray:
@@ -129,7 +136,7 @@ def _unchanged(grads: list[np.ndarray]) -> list[np.ndarray]:
 
 
 @dataclass(frozen=True)
-class _Optimizer:
+class Optimizer:
     name: str
     construct: Callable[[list[np.ndarray]], Any]
     rule: Rule
@@ -145,7 +152,7 @@ class _Optimizer:
 
 def _make(rng: np.random.Generator, size: Size, dtype: np.dtype) -> Inputs:
     inputs: Inputs = {"params": tensors(rng, size, dtype)}
-    for step in range(STEPS):
+    for step in range(size.options.get("steps", STEPS)):
         grads: list[np.ndarray | None] = [*tensors(rng, size, dtype, spread=0.1 * (step + 1))]
         for index in size.options.get("missing", ()):
             grads[index] = None
@@ -156,18 +163,22 @@ def _make(rng: np.random.Generator, size: Size, dtype: np.dtype) -> Inputs:
     return inputs
 
 
-def _call(inputs: Inputs, out: Mapping[str, np.ndarray], *, optimizer: _Optimizer) -> Results:
+def _steps(inputs: Inputs) -> list[list[np.ndarray | None]]:
+    return [grads for name, grads in inputs.items() if name.startswith("grads")]
+
+
+def _call(inputs: Inputs, out: Mapping[str, np.ndarray], *, optimizer: Optimizer) -> Results:
     params = inputs["params"]
     steps = optimizer.construct(params)
-    for step in range(STEPS):
-        steps.step(inputs[f"grads{step}"])
+    for grads in _steps(inputs):
+        steps.step(grads)
     results = {f"params.{i}": p for i, p in enumerate(params)}
     for name, arrays in steps.state_dict()["slots"].items():
         results |= {f"slots.{name}.{i}": array for i, array in enumerate(arrays) if array is not None}
     return results
 
 
-def _expected(inputs: Inputs, *, optimizer: _Optimizer) -> dict[str, Expected]:
+def _expected(inputs: Inputs, *, optimizer: Optimizer) -> dict[str, Expected]:
     params = [wide(p) for p in inputs["params"]]
     original = inputs["params"]
     states: list[State] = [{} for _ in params]
@@ -175,8 +186,7 @@ def _expected(inputs: Inputs, *, optimizer: _Optimizer) -> dict[str, Expected]:
     unit = float(np.finfo(element).eps)
     errors = [np.zeros(p.shape) for p in params]
     magnitudes = [np.zeros(p.shape) for p in params]
-    for step in range(STEPS):
-        grads = inputs[f"grads{step}"]
+    for step, grads in enumerate(_steps(inputs)):
         present = [i for i, g in enumerate(grads) if g is not None]
         prepared = optimizer.prepare([wide(grads[i]) for i in present])
         for i, g in zip(present, prepared, strict=True):
@@ -194,14 +204,14 @@ def _expected(inputs: Inputs, *, optimizer: _Optimizer) -> dict[str, Expected]:
     return expected
 
 
-def _traffic(inputs: Inputs, level2: int, *, optimizer: _Optimizer) -> Traffic:
+def _traffic(inputs: Inputs, level2: int, *, optimizer: Optimizer) -> Traffic:
     params, grads = total_bytes(inputs["params"]), total_bytes(inputs["grads0"])
     states = (optimizer.states or 0) * params
     norm = grads if optimizer.clips and grads > level2 else 0  # a norm needs every gradient before the first update
     return Traffic(params + grads + states + norm, params + states)
 
 
-def _case(optimizer: _Optimizer) -> Case:
+def _case(optimizer: Optimizer) -> Case:
     elementwise = optimizer.prepare is _unchanged
     benchmark = optimizer.states is not None
     tolerances = {"params": Tolerance(0.5, "stored once; each step's roundings of update and sum are in `extra`")}
@@ -223,85 +233,92 @@ def _case(optimizer: _Optimizer) -> Case:
     )
 
 
-_OPTIMIZERS = (
-    _Optimizer("sgd", lambda p: kitae.SGD(p, 0.01), partial(_sgd, lr=0.01), states=0),
-    _Optimizer("momentum", lambda p: kitae.Momentum(p, 0.01, momentum=0.9), partial(_momentum, lr=0.01, mu=0.9), states=1),
+OPTIMIZERS = (
+    Optimizer("sgd", lambda p: kitae.SGD(p, LR), partial(_sgd, lr=LR), states=0),
+    Optimizer(
+        "momentum",
+        lambda p: kitae.Momentum(p, LR, momentum=MOMENTUM),
+        partial(_momentum, lr=LR, mu=MOMENTUM),
+        states=1,
+    ),
     *(
-        _Optimizer(
+        Optimizer(
             f"nesterov_{form}",
-            lambda p, form=form: kitae.Nesterov(p, 0.01, momentum=0.9, form=form),
-            partial(_nesterov, lr=0.01, mu=0.9, form=form),
+            lambda p, form=form: kitae.Nesterov(p, LR, momentum=MOMENTUM, form=form),
+            partial(_nesterov, lr=LR, mu=MOMENTUM, form=form),
         )
         for form in ("keras", "torch", "chainer")
     ),
-    _Optimizer(
+    Optimizer(
         "adagrad",
-        lambda p: kitae.AdaGrad(p, 0.01, eps=1e-7, eps_inside=False, initial=0.0),
-        partial(_adagrad, lr=0.01, eps=1e-7, eps_inside=False, initial=0.0),
+        lambda p: kitae.AdaGrad(p, LR, eps=ADAGRAD_EPS, eps_inside=False, initial=0.0),
+        partial(_adagrad, lr=LR, eps=ADAGRAD_EPS, eps_inside=False, initial=0.0),
         states=1,
     ),
-    _Optimizer(
+    Optimizer(
         "adagrad_eps_inside",
-        lambda p: kitae.AdaGrad(p, 0.01, eps=1e-7, eps_inside=True, initial=0.1),
-        partial(_adagrad, lr=0.01, eps=1e-7, eps_inside=True, initial=0.1),
+        lambda p: kitae.AdaGrad(p, LR, eps=ADAGRAD_EPS, eps_inside=True, initial=0.1),
+        partial(_adagrad, lr=LR, eps=ADAGRAD_EPS, eps_inside=True, initial=0.1),
     ),
-    _Optimizer(
+    Optimizer(
         "adadelta",
         lambda p: kitae.AdaDelta(p, 1.0, rho=0.95, eps=1e-6),
         partial(_adadelta, lr=1.0, rho=0.95, eps=1e-6),
     ),
-    _Optimizer(
+    Optimizer(
         "rmsprop",
-        lambda p: kitae.RMSProp(p, 0.01, rho=0.99, eps=1e-8, eps_inside=False),
-        partial(_rmsprop, lr=0.01, rho=0.99, eps=1e-8),
+        lambda p: kitae.RMSProp(p, LR, rho=RMSPROP_RHO, eps=RMSPROP_EPS, eps_inside=False),
+        partial(_rmsprop, lr=LR, rho=RMSPROP_RHO, eps=RMSPROP_EPS),
         states=1,
     ),
-    _Optimizer(
+    Optimizer(
         "rmsprop_momentum_eps_inside",
-        lambda p: kitae.RMSProp(p, 0.01, rho=0.9, eps=1e-7, eps_inside=True, momentum=0.9),
-        partial(_rmsprop, lr=0.01, rho=0.9, eps=1e-7, eps_inside=True, mu=0.9),
+        lambda p: kitae.RMSProp(p, LR, rho=0.9, eps=1e-7, eps_inside=True, momentum=MOMENTUM),
+        partial(_rmsprop, lr=LR, rho=0.9, eps=1e-7, eps_inside=True, mu=MOMENTUM),
     ),
-    _Optimizer(
+    Optimizer(
         "rmsprop_centered",
-        lambda p: kitae.RMSProp(p, 0.01, rho=0.9, eps=1e-4, eps_inside=True, centered=True),
-        partial(_rmsprop, lr=0.01, rho=0.9, eps=1e-4, eps_inside=True, centered=True),
+        lambda p: kitae.RMSProp(p, LR, rho=0.9, eps=1e-4, eps_inside=True, centered=True),
+        partial(_rmsprop, lr=LR, rho=0.9, eps=1e-4, eps_inside=True, centered=True),
     ),
-    _Optimizer("adam", lambda p: kitae.Adam(p, 0.01), partial(_adam, lr=0.01), slots=("m", "v"), states=2),
-    _Optimizer(
+    Optimizer("adam", lambda p: kitae.Adam(p, LR), partial(_adam, lr=LR), slots=("m", "v"), states=2),
+    Optimizer(
         "adam_l2_l1",
-        lambda p: kitae.Adam(p, 0.01, weight_decay=0.02, l1=0.003),
-        partial(_adam, lr=0.01),
+        lambda p: kitae.Adam(p, LR, weight_decay=0.02, l1=0.003),
+        partial(_adam, lr=LR),
         l2=0.02,
         l1=0.003,
     ),
-    _Optimizer(
+    Optimizer(
         "adamw",
-        lambda p: kitae.AdamW(p, 0.01, weight_decay=0.05),
-        partial(_adam, lr=0.01, decoupled=0.05),
+        lambda p: kitae.AdamW(p, LR, weight_decay=ADAMW_DECAY),
+        partial(_adam, lr=LR, decoupled=ADAMW_DECAY),
         slots=("m", "v"),
         states=2,
     ),
-    _Optimizer(
-        "amsgrad", lambda p: kitae.AMSGrad(p, 0.01), partial(_adam, lr=0.01, amsgrad=True), slots=("m", "v")
-    ),
-    _Optimizer(
+    Optimizer("amsgrad", lambda p: kitae.AMSGrad(p, LR), partial(_adam, lr=LR, amsgrad=True), slots=("m", "v")),
+    Optimizer(
         "adam_max_norm",
-        lambda p: kitae.Adam(p, 0.01, max_norm=0.5),
-        partial(_adam, lr=0.01),
-        prepare=partial(_clipped, max_norm=0.5),
+        lambda p: kitae.Adam(p, LR, max_norm=MAX_NORM),
+        partial(_adam, lr=LR),
+        prepare=partial(_clipped, max_norm=MAX_NORM),
         states=2,
         family="clipping",
         clips=True,
     ),
     *(
-        _Optimizer(
+        Optimizer(
             f"normalized_gd_{per}",
-            lambda p, per=per: kitae.NormalizedGD(p, 0.01, per=per),
-            partial(_sgd, lr=0.01),
+            lambda p, per=per: kitae.NormalizedGD(p, LR, per=per),
+            partial(_sgd, lr=LR),
             prepare=partial(_normalized, per=per),
         )
         for per in ("all", "tensor")
     ),
 )
 
-CASES = tuple(_case(optimizer) for optimizer in _OPTIMIZERS)
+CASES = tuple(_case(optimizer) for optimizer in OPTIMIZERS)
+
+
+def optimizer_named(name: str) -> Optimizer:
+    return next(optimizer for optimizer in OPTIMIZERS if optimizer.name == name)

@@ -1,0 +1,60 @@
+"""python -m kitae bench: run the suite, print the report, save what was asked for."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import plot, report, suite
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m kitae bench",
+        description="kitae against textbook NumPy, NumPy at its best and, where installed, PyTorch.",
+    )
+    made.add_argument("--quick", action="store_true", help="few sizes and blocks: about a minute")
+    made.add_argument("--filter", default="", metavar="WORDS", help='rows that have all these words, as "adam MLP"')
+    made.add_argument("--threads", type=_counts, metavar="N[,N]", help="numbers of threads (default: 1,2)")
+    made.add_argument("--json", type=Path, metavar="FILE", help="save every measurement")
+    made.add_argument("--plot", type=Path, metavar="FILE", help="save a picture (needs matplotlib)")
+    made.add_argument("--list", action="store_true", help="print the rows and stop")
+    return made
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        counts = ()
+    if not counts or min(counts) < 1:
+        raise argparse.ArgumentTypeError(f"expected positive integers such as 1,2, got {text!r}")
+    return counts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run with the words of a command line; the exit status says whether rows were measured, not who won."""
+    chosen = parser().parse_args(arguments)
+    plan = suite.planned(chosen.quick, chosen.filter, chosen.threads)
+    rows = suite.rows(plan)
+    if not rows:
+        parser().error(f"--filter: expected words of a row's name (see --list), got {chosen.filter!r}")
+    if chosen.list:
+        print("\n".join(suite.row_name(case, size) for case, size in rows))
+        return 0
+    for path in (chosen.json, chosen.plot):
+        if path is not None and not path.parent.is_dir():
+            parser().error(f"{path}: expected a file in an existing folder")
+
+    def progress(done: int, planned: int, row: dict[str, Any]) -> None:
+        print(f"[{done:>3}/{planned}] {report.progress_text(row)}", file=sys.stderr, flush=True)
+
+    results = suite.run(plan, progress)
+    print(report.text(results))
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(results, indent=1) + "\n")
+    if chosen.plot is not None:
+        plot.save(results, chosen.plot)
+    return 0

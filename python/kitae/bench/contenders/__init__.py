@@ -1,0 +1,25 @@
+"""Four ways to do the same work: as a book writes it, NumPy at its best, PyTorch where installed, kitae.
+
+PyTorch's best variant counts, so every way it offers is here. Nobody is slowed down: a contender that could be
+faster by a change that its users can make is a defect of this folder.
+"""
+
+from ..cases import Case, Inputs
+from . import dropout, gradients, normalization, optimizers
+from .contender import Contender, Contenders, Maker, set_threads, torch_if_installed
+
+
+def contenders(case: Case, inputs: Inputs) -> Contenders:
+    maker: Maker
+    if case.family == "batch_norm":
+        maker = normalization.contenders
+    elif case.family == "dropout":
+        maker = dropout.contenders
+    elif "params" in inputs:
+        maker = optimizers.contenders
+    else:
+        maker = gradients.contenders
+    return maker(case.name, inputs)
+
+
+__all__ = ["Contender", "Contenders", "contenders", "set_threads", "torch_if_installed"]

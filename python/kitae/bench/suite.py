@@ -1,0 +1,146 @@
+"""Running the benchmark: every row of the cases that has benchmark sizes, all contenders, one race a row."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from kitae import _dispatch, _threads
+
+from . import machine
+from .cases import CASES, Case, Size
+from .contenders import contenders, set_threads
+from .timing import Runner, Settings, Timing, race
+
+#: A copy this long is far beyond the caches, where longer ones are no faster.
+LONGEST_COPY = 1 << 27
+FORMAT = 1
+
+Row = tuple[Case, Size]
+
+
+@dataclass(frozen=True)
+class Plan:
+    quick: bool = False
+    filter: str = ""
+    threads: tuple[int, ...] = (1, 2)
+    settings: Settings = field(default_factory=Settings)
+
+
+QUICK_SETTINGS = Settings(blocks=3, fewest_blocks=3)
+
+
+def planned(quick: bool = False, filter: str = "", threads: tuple[int, ...] | None = None) -> Plan:
+    """1 and 2 threads, or for a quick look as many as the machine has, at most 2."""
+    most = min(2, machine.cores())
+    default = (most,) if quick else tuple(sorted({1, most}))
+    return Plan(quick, filter, threads or default, QUICK_SETTINGS if quick else Settings())
+
+
+def rows(plan: Plan, cases: Sequence[Case] = CASES) -> list[Row]:
+    """The rows of a plan; every word of the filter must occur in a row's family, op or size."""
+    words = plan.filter.lower().split()
+    return [
+        (case, size)
+        for case in cases
+        for size in case.bench_sizes
+        if (size.quick or not plan.quick) and all(word in row_name(case, size).lower() for word in words)
+    ]
+
+
+def row_name(case: Case, size: Size) -> str:
+    return f"{case.family} {case.name} {size.label}"
+
+
+def run(plan: Plan, progress: Callable[[int, int, dict[str, Any]], None]) -> dict[str, Any]:
+    """Measure every row of the plan; ``progress(done, planned, row)`` is told of each."""
+    chosen = rows(plan)
+    threads = _threads.get_num_threads()
+    begin = time.monotonic()
+    measured = []
+    try:
+        for case, size in chosen:
+            measured.append(measure(case, size, plan))
+            progress(len(measured), len(chosen), measured[-1])
+    finally:
+        _threads.set_num_threads(threads)
+    return {
+        "format": FORMAT,
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine.description(),
+        "plan": {"quick": plan.quick, "filter": plan.filter, "threads": list(plan.threads), **asdict(plan.settings)},
+        "seconds": round(time.monotonic() - begin, 1),
+        "rows": measured,
+    }
+
+
+def measure(case: Case, size: Size, plan: Plan) -> dict[str, Any]:
+    """All contenders of one row and the copies of as many bytes, in one race."""
+    inputs = case.inputs(size, "float32")
+    assert case.traffic is not None
+    traffic = case.traffic(inputs, machine.cache_bytes(2))
+    entries: list[dict[str, Any]] = []
+    runners: list[Runner] = []
+
+    def enter_race(entry: dict[str, Any], runner: Runner) -> None:
+        entries.append(entry)
+        runners.append(replace(runner, name=str(len(runners))))
+
+    for contender in contenders(case, inputs):
+        for count in plan.threads if contender.threaded else (1,):
+            enter_race(
+                {
+                    "kind": "contender",
+                    "system": contender.system,
+                    "variant": contender.variant,
+                    "destination": contender.destination,
+                    "threads": count,
+                },
+                Runner(
+                    "",
+                    contender.call,
+                    partial(set_threads, contender.system, count),
+                    uses_openmp=contender.system == "PyTorch",
+                ),
+            )
+    length = min(traffic.total // 2, LONGEST_COPY)
+    for variant, destination, call in copies(length, fresh=bool(case.out)):
+        for count in plan.threads:
+            enter_race(
+                {"kind": "copy", "variant": variant, "destination": destination, "threads": count, "bytes": 2 * length},
+                Runner("", call, partial(set_threads, "kitae", count)),
+            )
+    timings = race(runners, plan.settings)
+    return {
+        "family": case.family,
+        "op": case.name,
+        "size": size.label,
+        "dtype": "float32",
+        "bytes": {"read": traffic.read, "written": traffic.written},
+        "entries": [entry | rounded(timings[str(i)]) for i, entry in enumerate(entries)],
+    }
+
+
+def rounded(timing: Timing) -> dict[str, Any]:
+    """Four digits of what a clock says."""
+    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in asdict(timing).items()}
+
+
+def copies(length: int, fresh: bool) -> list[tuple[str, str, Callable[[], object]]]:
+    """The yardsticks: a memcpy split over the threads, and streaming stores, into warm and into new memory."""
+    backend = _dispatch.cpu()
+    source, target = np.ones(length, np.uint8), np.ones(length, np.uint8)
+
+    def into_new(copy: Callable[[np.ndarray, np.ndarray], object]) -> None:
+        copy(np.empty(length, np.uint8), source)
+
+    made: list[tuple[str, str, Callable[[], object]]] = []
+    for variant, copy in (("split", backend.copy_split), ("streaming", backend.copy_streaming)):
+        made.append((variant, "reused", partial(copy, target, source)))
+        if fresh:
+            made.append((variant, "fresh", partial(into_new, copy)))
+    return made
