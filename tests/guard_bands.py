@@ -23,9 +23,7 @@ class Guarded:
         self._buffer = np.full(offset + above + _BAND, _CANARY, np.uint8)
         self._own = np.zeros(self._buffer.size, bool)
         if array.size:
-            byte_view = np.ndarray(
-                (*array.shape, array.itemsize), bool, self._own, offset, (*array.strides, 1)
-            )
+            byte_view = np.ndarray((*array.shape, array.itemsize), bool, self._own, offset, (*array.strides, 1))
             byte_view[...] = True
         self.array = np.ndarray(array.shape, array.dtype, self._buffer, offset, array.strides)
         self.array[...] = array

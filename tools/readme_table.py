@@ -1,8 +1,8 @@
 """Write README's benchmark table from the committed measurements that its opening marker names; --check compares.
 
-    <!-- benchmark table: benchmarks/results/NAME.json -->
-    ...
-    <!-- end of benchmark table -->
+<!-- benchmark table: benchmarks/results/NAME.json -->
+...
+<!-- end of benchmark table -->
 """
 
 import argparse
@@ -15,7 +15,7 @@ from kitae.bench import report
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(
-    r"(?P<opening><!-- benchmark table: (?P<source>\S+) -->\n)(?P<table>.*?)(?P<closing><!-- end of benchmark table -->)",
+    r"(?P<opening><!-- benchmark table: (?P<source>\S+) -->\n).*?(?P<closing><!-- end of benchmark table -->)",
     re.DOTALL,
 )
 
@@ -23,7 +23,9 @@ BLOCK = re.compile(
 def updated(text: str, root: Path) -> str:
     """The text with every table between markers made anew from the file that its marker names."""
     if not BLOCK.search(text):
-        raise ValueError("README: expected <!-- benchmark table: FILE --> and <!-- end of benchmark table -->, got neither")
+        raise ValueError(
+            "README: expected <!-- benchmark table: FILE --> and <!-- end of benchmark table -->, got neither"
+        )
 
     def replaced(match: re.Match[str]) -> str:
         results = json.loads((root / match["source"]).read_text())

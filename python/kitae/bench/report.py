@@ -65,17 +65,13 @@ def lines(results: dict[str, Any]) -> list[Line]:
 
 def row_lines(row: Row) -> list[Line]:
     return [
-        _line(row, entry)
-        for entry in row["entries"]
-        if entry["kind"] == "contender" and entry["system"] == "kitae"
+        _line(row, entry) for entry in row["entries"] if entry["kind"] == "contender" and entry["system"] == "kitae"
     ]
 
 
 def _line(row: Row, ours: Entry) -> Line:
     moved = row["bytes"]["read"] + row["bytes"]["written"]
-    copies = [
-        entry["bytes"] / entry["median"] for entry in _rivals(row, ours, lambda entry: entry["kind"] == "copy")
-    ]
+    copies = [entry["bytes"] / entry["median"] for entry in _rivals(row, ours, lambda entry: entry["kind"] == "copy")]
     speedups, best_variants = {}, {}
     for peer in PEERS:
         rivals = _rivals(row, ours, lambda entry, peer=peer: entry.get("system") == peer)  # type: ignore[misc]
@@ -151,7 +147,9 @@ def progress_text(row: Row) -> str:
     candidates = row_lines(row)
     best = min(candidates, key=lambda line: (-line.threads, line.seconds))
     against = ", ".join(f"{ratio_text(ratio)} {peer}" for peer, ratio in best.speedups.items())
-    return f"{best.label}: {seconds_text(best.seconds)}, {against}, {best.share:.0%} of a copy ({_threads(best.threads)})"
+    return (
+        f"{best.label}: {seconds_text(best.seconds)}, {against}, {best.share:.0%} of a copy ({_threads(best.threads)})"
+    )
 
 
 def _threads(count: int) -> str:
@@ -189,7 +187,9 @@ def text(results: dict[str, Any]) -> str:
         slowest = worst(measured, peer)
         if slowest:
             parts.append(f"Worst rows against {peer}:")
-            parts += [f"  {ratio_text(line.speedups[peer]):>6}  {line.label} ({_threads(line.threads)})" for line in slowest]
+            parts += [
+                f"  {ratio_text(line.speedups[peer]):>6}  {line.label} ({_threads(line.threads)})" for line in slowest
+            ]
     lost = losing(measured)
     parts += ["", f"Losing rows: {len(lost)} of {sum(len(line.speedups) for line in measured)} comparisons"]
     parts += [

@@ -127,7 +127,9 @@ def measure(case: Case, size: Size, plan: Plan) -> dict[str, Any]:
 
 def rounded(timing: Timing) -> dict[str, Any]:
     """Four digits of what a clock says."""
-    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in asdict(timing).items()}
+    return {
+        name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in asdict(timing).items()
+    }
 
 
 def copies(length: int, fresh: bool) -> list[tuple[str, str, Callable[[], object]]]:

@@ -73,7 +73,7 @@ def time_block(call: Callable[[], object], settings: Settings, clock: Clock = ti
         call()
         dropped += 1
     repeats = calls_per_reading((clock() - start) / dropped, settings)
-    readings = []
+    readings: list[float] = []
     begin = clock()
     now = begin
     while not readings or now - begin < settings.block_seconds:

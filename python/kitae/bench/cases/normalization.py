@@ -222,9 +222,7 @@ def _expected_backward(inputs: Inputs, **options: Any) -> dict[str, Expected]:
     dx_extra = gain * (magnitude * e.relative_error * 4 + (np.abs(e.normalized) + 1) * dgamma_extra / max(e.count, 1))
     expected = {
         "dx": Expected(e.gain * dx, gain * magnitude, dx_extra),
-        "dgamma": Expected(
-            dgamma.reshape(-1), (np.abs(dgamma) + dgamma_terms).reshape(-1), dgamma_extra.reshape(-1)
-        ),
+        "dgamma": Expected(dgamma.reshape(-1), (np.abs(dgamma) + dgamma_terms).reshape(-1), dgamma_extra.reshape(-1)),
         "dbeta": Expected(dbeta.reshape(-1), extra=dbeta_extra.reshape(-1)),
     }
     if options.get("residual"):

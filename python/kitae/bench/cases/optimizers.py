@@ -135,6 +135,10 @@ def _unchanged(grads: list[np.ndarray]) -> list[np.ndarray]:
     return grads
 
 
+def _construct(kind: str, params: list[np.ndarray], **options: Any) -> Any:
+    return getattr(kitae, kind)(params, LR, **options)
+
+
 @dataclass(frozen=True)
 class Optimizer:
     name: str
@@ -182,13 +186,13 @@ def _expected(inputs: Inputs, *, optimizer: Optimizer) -> dict[str, Expected]:
     params = [wide(p) for p in inputs["params"]]
     original = inputs["params"]
     states: list[State] = [{} for _ in params]
-    element = np.dtype(np.float64 if original[0].dtype == np.float64 else np.float32)
-    unit = float(np.finfo(element).eps)
+    element = np.dtype(np.float64) if original[0].dtype == np.float64 else np.dtype(np.float32)
+    unit = float(ulp(1.0, element))
     errors = [np.zeros(p.shape) for p in params]
     magnitudes = [np.zeros(p.shape) for p in params]
     for step, grads in enumerate(_steps(inputs)):
-        present = [i for i, g in enumerate(grads) if g is not None]
-        prepared = optimizer.prepare([wide(grads[i]) for i in present])
+        present = {i: wide(g) for i, g in enumerate(grads) if g is not None}
+        prepared = optimizer.prepare([*present.values()])
         for i, g in zip(present, prepared, strict=True):
             g = g + optimizer.l2 * params[i] + optimizer.l1 * np.sign(params[i])
             magnitudes[i] += np.abs(g)
@@ -244,7 +248,7 @@ OPTIMIZERS = (
     *(
         Optimizer(
             f"nesterov_{form}",
-            lambda p, form=form: kitae.Nesterov(p, LR, momentum=MOMENTUM, form=form),
+            partial(_construct, "Nesterov", momentum=MOMENTUM, form=form),
             partial(_nesterov, lr=LR, mu=MOMENTUM, form=form),
         )
         for form in ("keras", "torch", "chainer")
@@ -309,7 +313,7 @@ OPTIMIZERS = (
     *(
         Optimizer(
             f"normalized_gd_{per}",
-            lambda p, per=per: kitae.NormalizedGD(p, LR, per=per),
+            partial(_construct, "NormalizedGD", per=per),
             partial(_sgd, lr=LR),
             prepare=partial(_normalized, per=per),
         )

@@ -1,5 +1,7 @@
 """Lists of tensors that optimizers and gradient clipping work on: small ones for tests, real networks' for timing."""
 
+from itertools import pairwise
+
 import numpy as np
 
 from .layouts import arrange
@@ -27,7 +29,7 @@ NAN_SIZE = Size("mixed NaN", _MIXED, values="nan")
 def perceptron(widths: tuple[int, ...]) -> tuple[Shape, ...]:
     """Weights and biases of a multi-layer perceptron."""
     shapes: list[Shape] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         shapes += [(inputs, outputs), (outputs,)]
     return tuple(shapes)
 

@@ -43,7 +43,7 @@ def torch_if_installed() -> ModuleType | None:
         import torch
     except ModuleNotFoundError:
         return None
-    return torch  # type: ignore[no-any-return]
+    return torch
 
 
 def set_threads(system: System, count: int) -> None:

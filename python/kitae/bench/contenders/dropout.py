@@ -1,4 +1,4 @@
-"""Dropout by the book, in NumPy without temporaries, by PyTorch and by kitae. The generators differ, the work does not."""
+"""Dropout by the book, in NumPy without temporaries, by PyTorch and by kitae: other generators, the same work."""
 
 import itertools
 from types import ModuleType

@@ -12,7 +12,7 @@ from .. import textbook
 from ..cases import Inputs, Results
 from ..cases.gradients import CLIP_EPS, LIMIT, MAX_NORM
 from .blocks import blocks
-from .contender import Contender, Contenders, torch_if_installed
+from .contender import Contender, Contenders, System, torch_if_installed
 
 
 class ShrinkingLimit:
@@ -48,7 +48,7 @@ def contenders(case: str, inputs: Inputs) -> Contenders:
     limit = ShrinkingLimit(MAX_NORM)
 
     def norm(result: Any) -> Results:
-        return {"norm": np.float64(result)}
+        return {"norm": np.asarray(result)}
 
     def changed(_: Any) -> Results:
         return {f"grads.{i}": g for i, g in enumerate(grads)}
@@ -66,6 +66,7 @@ def contenders(case: str, inputs: Inputs) -> Contenders:
         for piece in pieces:
             np.clip(piece, -LIMIT, LIMIT, out=piece)
 
+    systems: tuple[tuple[System, str], ...] = (("textbook", ""), ("NumPy", "out="), ("kitae", ""))
     calls: dict[str, tuple[Callable[[], Any], ...]] = {
         "global_norm": (textbook_norm, lambda: norm_in_blocks(pieces), lambda: kitae.global_norm(grads)),
         "clip_grad_norm": (
@@ -77,7 +78,7 @@ def contenders(case: str, inputs: Inputs) -> Contenders:
     }
     made = [
         Contender(system, variant, "in place", call, results)
-        for system, variant, call in zip(("textbook", "NumPy", "kitae"), ("", "out=", ""), calls[case], strict=True)
+        for (system, variant), call in zip(systems, calls[case], strict=True)
     ]
     torch = torch_if_installed()
     if torch is not None:

@@ -45,10 +45,8 @@ def _textbook(case: str, inputs: Inputs) -> Contenders:
     running = _running(inputs)
     relu = textbook.ReLU()
 
-    def forward() -> tuple[np.ndarray, Any]:
-        return textbook.batch_norm_forward(
-            x, gamma, beta, *running, axis=axis, eps=EPS, running_decay=RUNNING_DECAY
-        )  # type: ignore[no-any-return]
+    def forward() -> Any:
+        return textbook.batch_norm_forward(x, gamma, beta, *running, axis=axis, eps=EPS, running_decay=RUNNING_DECAY)
 
     def one(call: Callable[[], Any], results: Callable[[Any], Results]) -> Contenders:
         return [Contender("textbook", "", "fresh", call, results)]
@@ -139,13 +137,14 @@ class _BestNumPy:
 def _numpy(case: str, inputs: Inputs) -> Contenders:
     best = _BestNumPy(inputs)
     best.running = _running(inputs)
-    call: Callable[[np.ndarray], Any] = {
+    calls: dict[str, Callable[[np.ndarray], Any]] = {
         "batch_norm": best.forward,
         "batch_norm_relu": best.forward_relu,
         "batch_norm_inference": best.inference,
         "batch_norm_backward": best.backward,
         "batch_norm_relu_backward": best.backward_relu,
-    }[case]
+    }
+    call = calls[case]
     results = _gradients if case.endswith("backward") else _y
     out = np.empty(inputs["x"].shape, np.float32)
     return [
@@ -189,9 +188,7 @@ def _torch(torch: ModuleType, case: str, inputs: Inputs) -> Contenders:
         return functional.batch_norm(x, mean, var, gamma, beta, training, 1 - RUNNING_DECAY, EPS)
 
     def into_given() -> Any:
-        return torch.native_batch_norm(
-            x, gamma, beta, mean, var, training, 1 - RUNNING_DECAY, EPS, out=(y, *small)
-        )[0]
+        return torch.native_batch_norm(x, gamma, beta, mean, var, training, 1 - RUNNING_DECAY, EPS, out=(y, *small))[0]
 
     if case in ("batch_norm", "batch_norm_inference"):
         return [
