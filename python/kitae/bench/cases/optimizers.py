@@ -20,7 +20,8 @@ RMSPROP_RHO, RMSPROP_EPS = 0.99, 1e-8
 ADAM_BETA1, ADAM_BETA2, ADAM_EPS = 0.9, 0.999, 1e-8
 ADAMW_DECAY = 0.05
 MAX_NORM = 0.5
-#: Rounding errors of one update, each relative to the update: the longest rule (AMSGrad with decay) rounds so often.
+#: Rounding errors of one update: the longest rule (AMSGrad with decay) rounds so often. Each is relative to what the
+#: update would be if nothing in it cancelled: the rule on absolute values.
 _ROUNDINGS = 14
 
 State = dict[str, np.ndarray]
@@ -152,6 +153,8 @@ class Optimizer:
     states: int | None = None
     family: str = "optimizers"
     clips: bool = False
+    #: How often a step rounds at the parameter's magnitude: once, or twice where decay or two terms are applied to it.
+    parameter_roundings: int = 1
 
 
 def _make(rng: np.random.Generator, size: Size, dtype: np.dtype) -> Inputs:
@@ -186,25 +189,27 @@ def _expected(inputs: Inputs, *, optimizer: Optimizer) -> dict[str, Expected]:
     params = [wide(p) for p in inputs["params"]]
     original = inputs["params"]
     states: list[State] = [{} for _ in params]
+    uncancelled: list[State] = [{} for _ in params]
     element = np.dtype(np.float64) if original[0].dtype == np.float64 else np.dtype(np.float32)
     unit = float(ulp(1.0, element))
     errors = [np.zeros(p.shape) for p in params]
-    magnitudes = [np.zeros(p.shape) for p in params]
     for step, grads in enumerate(_steps(inputs)):
         present = {i: wide(g) for i, g in enumerate(grads) if g is not None}
         prepared = optimizer.prepare([*present.values()])
         for i, g in zip(present, prepared, strict=True):
-            g = g + optimizer.l2 * params[i] + optimizer.l1 * np.sign(params[i])
-            magnitudes[i] += np.abs(g)
-            update = optimizer.rule(params[i], g, states[i], step + 1)
-            params[i] = params[i] + update
-            errors[i] = errors[i] + _ROUNDINGS * unit * np.abs(update) + 0.5 * ulp(params[i], element)
+            penalized, bound = g, np.abs(g)
+            if optimizer.l2 or optimizer.l1:  # 0 times an infinite parameter would be NaN
+                penalized = g + optimizer.l2 * params[i] + optimizer.l1 * np.sign(params[i])
+                bound = np.abs(g) + optimizer.l2 * np.abs(params[i]) + optimizer.l1
+            largest = np.abs(optimizer.rule(np.abs(params[i]), bound, uncancelled[i], step + 1))
+            params[i] = params[i] + optimizer.rule(params[i], penalized, states[i], step + 1)
+            errors[i] = errors[i] + _ROUNDINGS * unit * largest
+            errors[i] += optimizer.parameter_roundings * 0.5 * ulp(params[i], element)
     expected = {f"params.{i}": Expected(p, extra=e) for i, (p, e) in enumerate(zip(params, errors, strict=True))}
     for name in optimizer.slots:
         for i, state in enumerate(states):
             if name in state:
-                scale = np.maximum(np.abs(state[name]), magnitudes[i] if name == "m" else 0.0)
-                expected[f"slots.{name}.{i}"] = Expected(state[name], scale)
+                expected[f"slots.{name}.{i}"] = Expected(state[name], uncancelled[i][name])
     return expected
 
 
@@ -250,6 +255,7 @@ OPTIMIZERS = (
             f"nesterov_{form}",
             partial(_construct, "Nesterov", momentum=MOMENTUM, form=form),
             partial(_nesterov, lr=LR, mu=MOMENTUM, form=form),
+            parameter_roundings=2,
         )
         for form in ("keras", "torch", "chainer")
     ),
@@ -297,6 +303,7 @@ OPTIMIZERS = (
         "adamw",
         lambda p: kitae.AdamW(p, LR, weight_decay=ADAMW_DECAY),
         partial(_adam, lr=LR, decoupled=ADAMW_DECAY),
+        parameter_roundings=2,
         slots=("m", "v"),
         states=2,
     ),
