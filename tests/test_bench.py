@@ -219,6 +219,7 @@ def _results() -> dict[str, Any]:
         "level3_bytes": 1 << 25,
         "memory_gib": 8,
         "system": "Linux",
+        "busy_cpus": 0.1,
         "versions": {"kitae": "0.1.0", "numpy": "2.0.0"},
     }
     rows = [row | {"bytes": {"read": 5e8, "written": 5e8}, "entries": entries}]
@@ -232,6 +233,10 @@ def test_lines_compare_like_with_like() -> None:
     assert reused.best_variants["PyTorch"] == "quick"
     assert two_threads.speedups == {"textbook": 8.0, "NumPy": 3.0, "PyTorch": 0.5}
     assert fresh.speedups == {"textbook": 4.0, "NumPy": 2.0, "PyTorch": 0.75}
+    # A peer that is slower with more threads counts with fewer.
+    results = _results()
+    results["rows"][0]["entries"][5]["median"] = 9.0
+    assert report.lines(results)[1].speedups["PyTorch"] == 1.5
     # 1 GB in 1 s against the better copy: 2 GB/s warm, 4 GB/s on two threads, 1 GB/s into new memory.
     assert (reused.gigabytes, reused.share) == (1.0, 0.5)
     assert two_threads.share == 0.25
@@ -255,6 +260,14 @@ def test_a_missing_peer_is_a_dash_and_no_number() -> None:
     assert report.mean_speedup(report.lines(results), "PyTorch") is None
     assert "Worst rows against PyTorch" not in report.text(results)
     assert "PyTorch" not in report.markdown(results)
+
+
+def test_a_busy_machine_is_told() -> None:
+    results = _results()
+    assert "NOT A QUIET MACHINE" not in report.text(results)
+    results["machine"]["busy_cpus"] = 1.5
+    assert "NOT A QUIET MACHINE: other processes kept 1.5 CPUs busy" in report.text(results)
+    assert "NOT A QUIET MACHINE" in report.markdown(results)
 
 
 def test_markdown_says_means_worst_rows_and_losses() -> None:

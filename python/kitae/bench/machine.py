@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,27 @@ def memory_gib() -> int:
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
 
 
+def running_elsewhere(seconds: float = 0.3) -> float:
+    """CPUs' worth of work that other processes did while this one slept; 0 where the system does not say."""
+
+    def busy_seconds() -> float:
+        fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+        user, nice, system, _, _, irq, softirq, *_ = (int(field) for field in fields)
+        return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+    try:
+        before = busy_seconds()
+        time.sleep(seconds)
+        return round((busy_seconds() - before) / seconds, 2)
+    except (OSError, ValueError):
+        return 0.0
+
+
+def busy(load: float) -> bool:
+    """Half a CPU at work for others: threads that wait for each other then wait for the scheduler."""
+    return load > 0.5
+
+
 def description() -> dict[str, Any]:
     versions = {"kitae": kitae.__version__, "numpy": np.__version__, "python": platform.python_version()}
     for peer in _PEERS:
@@ -64,5 +86,6 @@ def description() -> dict[str, Any]:
         "level3_bytes": cache_bytes(3),
         "memory_gib": memory_gib(),
         "system": platform.system(),
+        "busy_cpus": running_elsewhere(),
         "versions": versions,
     }

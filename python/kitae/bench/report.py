@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .machine import busy
 from .timing import geometric_mean
 
 PEERS = ("textbook", "NumPy", "PyTorch")
@@ -98,17 +99,21 @@ def _line(row: Row, ours: Entry) -> Line:
 
 
 def _rivals(row: Row, ours: Entry, chosen: Callable[[Entry], bool]) -> list[Entry]:
-    """Entries to compare with: as many threads where they have threads, and the same kind of destination.
+    """Entries to compare with: no more threads than kitae had, and the same kind of destination.
 
-    Peers that write to new memory also count against ``out=``: it is a choice that they could have made, and a
-    copy into new memory does not, because it is no longer the same work. A textbook has no ``out=`` at all.
+    A peer's results in new memory also count against ``out=``, and its run with fewer threads against more: its users
+    are free to choose so. A copy is not free: it has the same threads and the same kind of destination. A textbook has
+    no ``out=`` at all.
     """
-    of_kind = [entry for entry in row["entries"] if chosen(entry)]
-    threaded = [entry for entry in of_kind if entry["kind"] == "copy" or entry["system"] in ("PyTorch", "kitae")]
-    candidates = [entry for entry in of_kind if entry not in threaded or entry["threads"] == ours["threads"]]
-    if ours["destination"] == "fresh":
-        return [entry for entry in candidates if entry["destination"] == "fresh"]
-    return [entry for entry in candidates if entry["kind"] != "copy" or entry["destination"] == "reused"]
+
+    def comparable(entry: Entry) -> bool:
+        if entry["kind"] == "copy":
+            reused = ours["destination"] != "fresh"
+            return entry["threads"] == ours["threads"] and (entry["destination"] == "reused") == reused
+        fresh = entry["destination"] == "fresh"
+        return entry["threads"] <= ours["threads"] and (fresh or ours["destination"] != "fresh")
+
+    return [entry for entry in row["entries"] if chosen(entry) and comparable(entry)]
 
 
 def mean_speedup(of: Iterable[Line], peer: str) -> float | None:
@@ -165,9 +170,16 @@ def machine_text(results: dict[str, Any]) -> str:
     )
 
 
+def busy_text(results: dict[str, Any]) -> list[str]:
+    load = results["machine"]["busy_cpus"]
+    if not busy(load):
+        return []
+    return [f"NOT A QUIET MACHINE: other processes kept {load:.1f} CPUs busy at the start; threaded rows mean little."]
+
+
 def text(results: dict[str, Any]) -> str:
     measured = lines(results)
-    parts = [machine_text(results), ""]
+    parts = [machine_text(results), *busy_text(results), ""]
     header = ("row", "threads", "median", "quartiles", "GB/s", "of a copy", *(f"vs {peer}" for peer in PEERS))
     table = [
         (
@@ -257,6 +269,7 @@ def markdown(results: dict[str, Any]) -> str:
         f"parentheses; float32, {_threads(most)}; textbook and NumPy use one. Rows where kitae is slower: {losses}.",
         "",
         f"Measured {results['date']} on {machine_text(results)}.",
+        *busy_text(results),
     ]
     return "\n".join(out)
 

@@ -59,6 +59,7 @@ def row_name(case: Case, size: Size) -> str:
 def run(plan: Plan, progress: Callable[[int, int, dict[str, Any]], None]) -> dict[str, Any]:
     """Measure every row of the plan; ``progress(done, planned, row)`` is told of each."""
     chosen = rows(plan)
+    described = machine.description()  # first, because it says how busy the machine is without us
     threads = _threads.get_num_threads()
     begin = time.monotonic()
     measured = []
@@ -71,7 +72,7 @@ def run(plan: Plan, progress: Callable[[int, int, dict[str, Any]], None]) -> dic
     return {
         "format": FORMAT,
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine.description(),
+        "machine": described,
         "plan": {"quick": plan.quick, "filter": plan.filter, "threads": list(plan.threads), **asdict(plan.settings)},
         "seconds": round(time.monotonic() - begin, 1),
         "rows": measured,

@@ -20,7 +20,7 @@ TEST_SIZES = (
     Size("mixed reversed", _MIXED, layout="reversed"),
     Size("convolutions channels_last", ((4, 3, 3, 3), (4,)), layout="channels_last"),
     Size("mixed with a missing gradient", _MIXED, options={"missing": (0, 4)}),
-    Size("130 tensors of 0 to 64", tuple((i % 65,) for i in range(130))),
+    Size("112 tensors of 0 to 32", tuple((i % 33,) for i in range(112))),
     Size("one large, many small", ((150, 301), *((3,),) * 20, (30_001,))),
 )
 NAN_SIZE = Size("mixed NaN", _MIXED, values="nan")
