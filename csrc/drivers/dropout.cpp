@@ -1,0 +1,136 @@
+#include "drivers/dropout.h"
+
+#include <cstring>
+
+#include "cpu/keep_row.h"
+#include "cpu/keep_words.h"
+#include "cpu/rows.h"
+#include "cpu/threads.h"
+
+namespace kitae {
+namespace {
+
+// Elements that a thread claims at a time: a divisor of 2^35, so that KeepWords's counter carries between units only.
+constexpr int64_t kUnit = 16 * cpu::kRow;
+constexpr int64_t kAloneBelow = 2 * kUnit;  // fewer elements wake no thread
+static_assert(cpu::kRow % kElementsPerWord == 0 && (kUnit & (kUnit - 1)) == 0, "rows and units are whole words");
+
+uint64_t load_word(const uint8_t* bits, int64_t word) {
+  uint64_t value;
+  std::memcpy(&value, bits + 8 * word, sizeof(value));
+  return __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? value : __builtin_bswap64(value);
+}
+
+void store_word(uint8_t* bits, int64_t word, uint64_t value) {
+  if (__BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__) value = __builtin_bswap64(value);
+  std::memcpy(bits + 8 * word, &value, sizeof(value));
+}
+
+// Where the words of a mask come from. at(word) makes what a unit that starts with that word asks: word -> 64 bits.
+struct Constant {
+  uint64_t value;
+  const Constant& at(int64_t) const { return *this; }
+  uint64_t operator()(int64_t) const { return value; }
+};
+
+struct Stored {
+  const uint8_t* bits;
+  const Stored& at(int64_t) const { return *this; }
+  uint64_t operator()(int64_t word) const { return load_word(bits, word); }
+};
+
+struct Drawn {
+  DropoutDraw draw;
+  cpu::KeepWords at(int64_t word) const { return {draw, word}; }
+};
+
+// f(source of words) for the draw: T = 0 and T = 2^32 need no generator.
+template <class F>
+void with_words(const DropoutDraw& draw, F f) {
+  if (draw.threshold == 0)
+    f(Constant{~uint64_t{0}});
+  else if (draw.threshold == kDropAll)
+    f(Constant{0});
+  else
+    f(Drawn{draw});
+}
+
+// body(begin, end) over whole units.
+template <class Body>
+void for_each_unit(int64_t size, Body body) {
+  cpu::parallel_ranges(size, size < kAloneBelow ? kAloneBelow : kUnit, body);
+}
+
+uint64_t first_bits(uint64_t word, int64_t count) { return word & ((uint64_t{1} << count) - 1); }
+
+// to = from masked, for `count` elements from word `word` on; the mask is stored in `bits` unless nullptr.
+template <class T, class Words>
+void keep_row(T* to, const T* from, int64_t count, int64_t word, const Words& words, uint8_t* bits, T keep_scale) {
+  for (; count >= kElementsPerWord; count -= kElementsPerWord, to += kElementsPerWord, from += kElementsPerWord, ++word) {
+    const uint64_t keep = words(word);
+    if (bits) store_word(bits, word, keep);
+    cpu::keep_word(to, from, keep, keep_scale);
+  }
+  if (count == 0) return;
+  const uint64_t keep = first_bits(words(word), count);
+  if (bits) store_word(bits, word, keep);
+  cpu::keep_part_of_word(to, from, keep, keep_scale, count);
+}
+
+template <class T, class Source>
+void apply(const cpu::View& x, const cpu::View& y, const Source& source, uint8_t* bits, double keep_scale) {
+  const T scale = static_cast<T>(keep_scale);
+  for_each_unit(x.size, [&](int64_t begin, int64_t end) {
+    const auto words = source.at(begin / kElementsPerWord);
+    alignas(64) T buffer[cpu::kRow];
+    for (; begin < end; begin += cpu::kRow) {
+      const int64_t count = end - begin < cpu::kRow ? end - begin : cpu::kRow;
+      const T* from = cpu::direct<T>(x, begin);
+      T* to = cpu::direct<T>(y, begin);
+      if (!from) {
+        cpu::read_row(buffer, x, begin, count);
+        from = buffer;
+      }
+      keep_row(to ? to : buffer, from, count, begin / kElementsPerWord, words, bits, scale);
+      if (!to) cpu::write_row(y, begin, buffer, count);
+    }
+  });
+}
+
+template <class Source>
+void apply(const Array& x, const Array& y, const Source& source, uint8_t* bits, double keep_scale) {
+  cpu::View from, to;
+  from.assign(x);
+  to.assign(y);
+  if (x.dtype == DType::float64)
+    apply<double>(from, to, source, bits, keep_scale);
+  else
+    apply<float>(from, to, source, bits, keep_scale);
+}
+
+}  // namespace
+
+void dropout_forward(const Array& x, const Array& y, uint8_t* bits, const DropoutDraw& draw, double keep_scale) {
+  with_words(draw, [&](const auto& source) { apply(x, y, source, bits, keep_scale); });
+}
+
+void dropout_backward(const Array& dout, const Array& dx, const uint8_t* bits, const DropoutDraw& draw,
+                      double keep_scale) {
+  if (bits)
+    apply(dout, dx, Stored{bits}, nullptr, keep_scale);
+  else
+    dropout_forward(dout, dx, nullptr, draw, keep_scale);
+}
+
+void dropout_mask(uint8_t* bits, int64_t size, const DropoutDraw& draw) {
+  with_words(draw, [&](const auto& source) {
+    for_each_unit(size, [&](int64_t begin, int64_t end) {
+      const auto words = source.at(begin / kElementsPerWord);
+      int64_t word = begin / kElementsPerWord;
+      for (; end - begin >= kElementsPerWord; begin += kElementsPerWord, ++word) store_word(bits, word, words(word));
+      if (begin < end) store_word(bits, word, first_bits(words(word), end - begin));
+    });
+  });
+}
+
+}  // namespace kitae
