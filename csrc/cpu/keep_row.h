@@ -1,4 +1,5 @@
-// A mask's bits applied to a row of elements: to[i] = keep_scale from[i] where bit i is set, else +0. `to` may be `from`.
+// A mask's bits applied to a row of elements: to[i] = keep_scale from[i] where bit i is set, else +0. `to` may be
+// `from`.
 #pragma once
 
 #include <cstdint>

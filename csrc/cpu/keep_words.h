@@ -1,10 +1,10 @@
-// Sixty-four elements' worth of ops/dropout.h at once: eight Philox blocks side by side, their half-words compared with the
-// threshold, one bit each. The bits are those of DropoutDraw::keep_byte, which also settles the groups with a tie.
+// Sixty-four elements' worth of ops/dropout.h at once: eight Philox blocks side by side, their half-words compared with
+// the threshold, one bit each. The bits are those of DropoutDraw::keep_byte, which also settles the groups with a tie.
 //
-// Each 32-bit word of a block's state lives in a 64-bit lane of its own, where the 32x32 -> 64 bit product leaves it: the
-// low word of a product is the product (what stands above it is never read), the high word one shift away. A round costs
-// two products, two shifts and four xors for all lanes; the first two rounds are half constant, as all blocks of a group
-// share the offset. On AVX2, 0.65 cycles an element.
+// Each 32-bit word of a block's state lives in a 64-bit lane of its own, where the 32x32 -> 64 bit product leaves it:
+// the low word of a product is the product (what stands above it is never read), the high word one shift away. A round
+// costs two products, two shifts and four xors for all lanes; the first two rounds are half constant, as all blocks of
+// a group share the offset. On AVX2, 0.65 cycles an element.
 #pragma once
 
 #include <cstdint>
@@ -73,8 +73,8 @@ inline Comparison compare(Blocks c0, Blocks c1, Blocks c2, Blocks c3, Blocks upp
   // Unsigned r <= bound: the saturating difference is 0.
   const __m256i drop01 = _mm256_cmpeq_epi16(_mm256_subs_epu16(w01, bound), zero);
   const __m256i drop23 = _mm256_cmpeq_epi16(_mm256_subs_epu16(w23, bound), zero);
-  const __m256i order = _mm256_broadcastsi128_si256(
-      _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+  const __m256i order =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
   const __m256i bytes = _mm256_shuffle_epi8(_mm256_packs_epi16(drop01, drop23), order);
   return {static_cast<uint32_t>(~_mm256_movemask_epi8(bytes)), !_mm256_testz_si256(tied, tied)};
 #elif defined(__x86_64__)

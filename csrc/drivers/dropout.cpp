@@ -66,7 +66,8 @@ uint64_t first_bits(uint64_t word, int64_t count) { return word & ((uint64_t{1} 
 // to = from masked, for `count` elements from word `word` on; the mask is stored in `bits` unless nullptr.
 template <class T, class Words>
 void keep_row(T* to, const T* from, int64_t count, int64_t word, const Words& words, uint8_t* bits, T keep_scale) {
-  for (; count >= kElementsPerWord; count -= kElementsPerWord, to += kElementsPerWord, from += kElementsPerWord, ++word) {
+  for (; count >= kElementsPerWord;
+       count -= kElementsPerWord, to += kElementsPerWord, from += kElementsPerWord, ++word) {
     const uint64_t keep = words(word);
     if (bits) store_word(bits, word, keep);
     cpu::keep_word(to, from, keep, keep_scale);

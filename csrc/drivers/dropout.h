@@ -13,7 +13,8 @@ namespace kitae {
 void dropout_forward(const Array& x, const Array& y, uint8_t* bits, const DropoutDraw& draw, double keep_scale);
 
 // dx from dout and the stored mask; or, where `bits` is nullptr, from the same draw again.
-void dropout_backward(const Array& dout, const Array& dx, const uint8_t* bits, const DropoutDraw& draw, double keep_scale);
+void dropout_backward(const Array& dout, const Array& dx, const uint8_t* bits, const DropoutDraw& draw,
+                      double keep_scale);
 
 // The mask of `size` elements alone.
 void dropout_mask(uint8_t* bits, int64_t size, const DropoutDraw& draw);

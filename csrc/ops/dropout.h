@@ -5,14 +5,14 @@
 // A selection, not a product with 0: a dropped infinity or NaN gives 0. keep_scale is 1 / (1 - drop) ("inverted") or 1
 // ("classic", where inference multiplies by 1 - drop), rounded once to the type of the arithmetic, as is the product.
 //
-// Which elements are kept is a function of (seed, offset, i) alone. Element i, in C order, compares half-word i mod 8 (the
-// low half of a word first) of Philox block i div 8, counter (block, offset), key seed, with the upper half of the
+// Which elements are kept is a function of (seed, offset, i) alone. Element i, in C order, compares half-word i mod 8
+// (the low half of a word first) of Philox block i div 8, counter (block, offset), key seed, with the upper half of the
 // threshold T = floor(drop 2^32): below, the element is dropped; above, kept. In a tie, one element in 65,536, the same
-// half-word of counter (block, offset + 2^63) is compared with T's lower half. So 16 bits of generator an element give a
-// rate that is exact to 2^-32. T = 0 drops nothing, T = 2^32 everything.
+// half-word of counter (block, offset + 2^63) is compared with T's lower half. So 16 bits of generator an element give
+// a rate that is exact to 2^-32. T = 0 drops nothing, T = 2^32 everything.
 //
-// Traffic: x read and y written once, and one bit an element of mask, written by the forward and read by the backward pass
-// (or none, where the backward pass draws the mask again). No accumulator; the same bits on any device.
+// Traffic: x read and y written once, and one bit an element of mask, written by the forward and read by the backward
+// pass (or none, where the backward pass draws the mask again). No accumulator; the same bits on any device.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,8 @@
 
 namespace kitae {
 
-constexpr int kElementsPerBlock = 8;   // half-words of a Philox block: one byte of mask
-constexpr int kElementsPerWord = 64;   // the mask is stored in 64-bit words, the bits past the end 0
+constexpr int kElementsPerBlock = 8;  // half-words of a Philox block: one byte of mask
+constexpr int kElementsPerWord = 64;  // the mask is stored in 64-bit words, the bits past the end 0
 constexpr uint64_t kDropAll = uint64_t{1} << 32;
 constexpr uint64_t kSecondDraw = uint64_t{1} << 63;
 

@@ -1,6 +1,6 @@
 // Philox4x32-10: a counter-based random generator. Its output is a function of (counter, key) alone, so any thread or
-// device can make any part of a sequence. J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel random numbers: as
-// easy as 1, 2, 3", SC 2011; the constants and the known answers of the tests are those of their library Random123.
+// device can make any part of a sequence. J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel random numbers:
+// as easy as 1, 2, 3", SC 2011; the constants and the known answers of the tests are those of their library Random123.
 //
 // One round on the words (c0, c1, c2, c3) with the key (k0, k1), in 32x32 -> 64 bit products:
 //   (c0, c1, c2, c3) <- (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0));  k0 += W0, k1 += W1

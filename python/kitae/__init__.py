@@ -4,6 +4,12 @@ Batch normalization, dropout, optimizers and gradient clipping as functions and 
 same bits for any number of threads and on every CPU. ``kitae.reference`` is the same in NumPy: the specification.
 """
 
+from . import dropout as _dropout  # the module, before the function of that name takes its place here
+from . import gradients as _gradients
+from . import normalization as _normalization
+from . import optimizers as _optimizers
+
+# isort: split
 from kitae._dispatch import check, show_config, use_backend
 from kitae._random import seed
 from kitae._threads import get_num_threads, set_num_threads
@@ -11,11 +17,6 @@ from kitae.dropout import *  # noqa: F403  each family's module names its public
 from kitae.gradients import *  # noqa: F403
 from kitae.normalization import *  # noqa: F403
 from kitae.optimizers import *  # noqa: F403
-
-from . import dropout as _dropout
-from . import gradients as _gradients
-from . import normalization as _normalization
-from . import optimizers as _optimizers
 
 __version__ = "0.1.0"
 

@@ -1,6 +1,15 @@
 """The specification: every backend function in NumPy, in the same order of operations, so with the same bits."""
 
+from kitae.reference.dropout import dropout_backward, dropout_forward, dropout_mask
 from kitae.reference.gradients import clip_grad_norm, clip_grad_value, global_norm
 from kitae.reference.optimizers import OptimizerPlan
 
-__all__ = ["OptimizerPlan", "clip_grad_norm", "clip_grad_value", "global_norm"]
+__all__ = [
+    "OptimizerPlan",
+    "clip_grad_norm",
+    "clip_grad_value",
+    "dropout_backward",
+    "dropout_forward",
+    "dropout_mask",
+    "global_norm",
+]
