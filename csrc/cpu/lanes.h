@@ -63,6 +63,21 @@ struct Lanes {
     return load(wide);
   }
 
+  // The first `count` lanes; the others become +0, whatever they held.
+  Lanes keep_first(int64_t count) const {
+    static constexpr int64_t kKept[2 * kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+    typedef int64_t Bits __attribute__((vector_size(kVectorBytes)));
+    Lanes lanes;
+    for (int i = 0; i < kParts; ++i) {
+      Bits kept, bits;
+      std::memcpy(&kept, kKept + kLanes - count + i * kWidth, sizeof(kept));
+      std::memcpy(&bits, &part[i], sizeof(bits));
+      bits &= kept;
+      std::memcpy(&lanes.part[i], &bits, sizeof(bits));
+    }
+    return lanes;
+  }
+
   void store(double* to) const { std::memcpy(to, this, sizeof(*this)); }
   double fold() const {
     double lanes[kLanes];
@@ -79,6 +94,7 @@ struct Lanes {
   Lanes operator*(const Lanes& other) const {
     return zip(other, [](Vector a, Vector b) { return a * b; });
   }
+  Lanes operator*(double factor) const { return *this * broadcast(factor); }
   Lanes& operator+=(const Lanes& other) { return *this = *this + other; }
 
  private:

@@ -6,11 +6,10 @@
 
 #include "cpu/tiles.h"
 #include "cpu/view.h"
+#include "drivers/nonfinite.h"
 
 namespace kitae {
 
-// What to do about infinite and NaN elements; the wording is python/kitae/_checks.py's.
-enum class Nonfinite : int { raise = 0, skip = 1, zero = 2, propagate = 3 };
 // Over what a norm is taken.
 enum class Scope : int { none = 0, all = 1, tensor = 2 };
 

@@ -15,26 +15,40 @@ namespace kitae {
 constexpr int kLanes = 16;
 constexpr int64_t kChunk = 4096;  // elements; a multiple of kLanes
 
-// Sequences of one channel, sizes (outer, channels, inner), inner > 1: a chunk is kChunk consecutive elements of one
-// outer row, or as many whole rows as fit; lanes run along the inner axis and start anew with every row.
+// A tensor whose memory is (outer, channels, inner) in C order.
+struct ChannelSizes {
+  int64_t outer = 0, channels = 0, inner = 0;
+
+  KITAE_HD int64_t count() const { return outer * inner; }  // elements of a channel
+  KITAE_HD int64_t size() const { return outer * channels * inner; }
+  KITAE_HD bool adjacent() const { return inner == 1; }  // channels lie side by side
+};
+
+// The sequence of one channel. inner > 1: a chunk is kChunk consecutive elements of one outer row, or as many whole
+// rows as fit; lanes run along the inner axis and start anew with every row. inner == 1: a chunk is kRowsOfChunk rows,
+// added one after the other (a single lane).
+constexpr int64_t kRowsOfChunk = 256;
+
 struct ChannelChunks {
   int64_t rows;       // outer rows of a chunk
   int64_t pieces;     // pieces of an outer row (1 when rows > 1)
   int64_t per_piece;  // elements of a piece, the last may be shorter
   int64_t count;      // chunks of a channel
 
-  KITAE_HD ChannelChunks(int64_t outer, int64_t inner) {
-    const bool split = inner > kChunk;
-    rows = split ? 1 : (inner > 0 ? kChunk / inner : 1);
-    pieces = split ? (inner + kChunk - 1) / kChunk : 1;
-    per_piece = split ? kChunk : inner;
-    count = split ? outer * pieces : (outer + rows - 1) / rows;
+  KITAE_HD explicit ChannelChunks(const ChannelSizes& sizes) {
+    const bool split = sizes.inner > kChunk;
+    rows = sizes.adjacent() ? kRowsOfChunk : split ? 1 : (sizes.inner > 0 ? kChunk / sizes.inner : 1);
+    pieces = split ? (sizes.inner + kChunk - 1) / kChunk : 1;
+    per_piece = split ? kChunk : sizes.inner;
+    count = split ? sizes.outer * pieces : (sizes.outer + rows - 1) / rows;
   }
 };
 
-// inner == 1, the channels lie side by side: a chunk is kRowsOfChunk rows, added one after the other, one lane a
-// channel.
-constexpr int64_t kRowsOfChunk = 256;
+// What an element adds to a pair of sums. V is double, or a vector of doubles.
+template <class V>
+struct Terms {
+  V first, second;
+};
 
 KITAE_HD double fold_lanes(double* lanes) {
   for (int width = kLanes / 2; width > 0; width /= 2)

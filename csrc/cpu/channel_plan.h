@@ -1,0 +1,123 @@
+// How a reduction over channels followed by an element-wise step is spread over threads and caches. The plan changes
+// the traffic, never the bits.
+//
+// blocks: a unit of work is a block of channels that fits the level-2 cache: sums, then the step while the block is
+// there. split:  few long channels, or very long columns: units are chunks, their sums meet in a table; then the step.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/for_each_channel.h"
+#include "cpu/reduce_channels.h"
+#include "cpu/threads.h"
+
+namespace kitae::cpu {
+
+constexpr int64_t kSmallTensor = 1 << 15;  // elements; below, waking a thread costs more than it brings
+constexpr int64_t kBlockBytes = 1 << 18;   // half of a level-2 cache of 512 KB: input and output share it
+constexpr int64_t kMapElements = 1 << 16;  // elements of a unit of an element-wise step
+constexpr int64_t kTallRows = 2048;        // inner == 1: above, a block would be narrower than a few cache lines
+constexpr int64_t kChunksOfUnit = 8;
+
+// map(box, backwards) over the whole tensor.
+template <class Map>
+inline void map_channels(const ChannelSizes& sizes, Map&& map) {
+  const int64_t row_elements = sizes.channels * sizes.inner;
+  if (sizes.size() <= kSmallTensor) return map(Box{0, sizes.outer, 0, sizes.channels, 0, sizes.inner}, false);
+  if (row_elements <= kMapElements) {
+    parallel_ranges(sizes.outer, kMapElements / row_elements, [&](int64_t begin, int64_t end) {
+      map(Box{begin, end, 0, sizes.channels, 0, sizes.inner}, false);
+    });
+    return;
+  }
+  // Parts of one outer row: whole channels, or pieces of one.
+  const int64_t pieces = (sizes.inner + kMapElements - 1) / kMapElements;
+  const int64_t width = pieces > 1 ? 1 : kMapElements / sizes.inner / kLanes * kLanes;
+  const int64_t channels = width > 0 ? width : 1;
+  const int64_t groups = (sizes.channels + channels - 1) / channels;
+  parallel_for(sizes.outer * groups * pieces, [&](int64_t unit) {
+    const int64_t row = unit / pieces / groups, begin = unit / pieces % groups * channels;
+    const int64_t end = begin + channels < sizes.channels ? begin + channels : sizes.channels;
+    const int64_t column = unit % pieces * kMapElements;
+    const int64_t last = column + kMapElements < sizes.inner ? column + kMapElements : sizes.inner;
+    map(Box{row, row + 1, begin, end, column, last}, false);
+  });
+}
+
+inline bool by_blocks(const ChannelSizes& sizes) {
+  if (sizes.size() <= kSmallTensor) return true;
+  return sizes.adjacent() ? sizes.outer <= kTallRows : num_threads() == 1 || sizes.channels >= 2 * num_threads();
+}
+
+inline int64_t block_channels(const ChannelSizes& sizes, int64_t element_bytes) {
+  if (sizes.size() <= kSmallTensor) return kBlockChannels;
+  int64_t width = kBlockBytes / (sizes.count() * element_bytes);
+  const int64_t share = sizes.channels / (2 * num_threads());  // leave every thread a choice of two blocks
+  if (num_threads() > 1 && width > share) width = share;
+  if (width > kBlockChannels) width = kBlockChannels;
+  // Side by side, a block's rows are whole cache lines: 32 channels of 16 bits, 16 of float, two lines of double.
+  const int64_t line = element_bytes == 2 ? 2 * kLanes : kLanes;
+  if (sizes.adjacent()) width = width / line * line;
+  return width > 0 ? width : (sizes.adjacent() ? line : 1);
+}
+
+// Sums of Op (parameters(begin, end, double*) fills in its numbers), finish(begin, end, first, second) for each block
+// of channels, then map(box, backwards). `fused` lets a block's map run before the other blocks' sums are known;
+// otherwise proceed() is asked in between.
+template <class Op, class T, class Reader, class Parameters, class MakeReader, class Finish, class Proceed, class Map>
+inline void reduce_and_map(const ChannelSizes& sizes, int64_t element_bytes, bool fused, Parameters&& parameters,
+                           MakeReader&& make_reader, Finish&& finish, Proceed&& proceed, Map&& map) {
+  if (by_blocks(sizes)) {
+    const int64_t width = block_channels(sizes, element_bytes);
+    const int64_t blocks = (sizes.channels + width - 1) / width;
+    parallel_ranges(blocks, sizes.size() <= kSmallTensor ? blocks : 1, [&](int64_t first_block, int64_t last_block) {
+      alignas(64) double numbers[kBlockChannels], first[kBlockChannels], second[kBlockChannels];
+      Reader reader = make_reader();
+      for (int64_t block = first_block; block < last_block; ++block) {
+        const int64_t begin = block * width;
+        const int64_t end = begin + width < sizes.channels ? begin + width : sizes.channels;
+        for (int64_t i = end - begin; i < round_up(end - begin, kLanes); ++i) numbers[i] = 0;
+        parameters(begin, end, numbers);
+        sum_channels<Op, T>(sizes, begin, end, numbers, reader, first, second);
+        finish(begin, end, first, second);
+        if (fused) map(Box{0, sizes.outer, begin, end, 0, sizes.inner}, true);
+      }
+    });
+    if (fused || !proceed()) return;
+    return map_channels(sizes, map);
+  }
+
+  const int64_t chunks = ChannelChunks(sizes).count;
+  const int64_t padded = round_up(sizes.channels, kLanes);
+  double* numbers = scratch<double>(Scratch::partial_sums, padded * (3 + 2 * chunks));
+  double* first = numbers + padded;
+  double* second = first + padded;
+  double* table = second + padded;  // (chunk, sum, channel)
+  for (int64_t i = sizes.channels; i < padded; ++i) numbers[i] = 0;
+  parameters(0, sizes.channels, numbers);
+  const int64_t groups = (sizes.channels + kBlockChannels - 1) / kBlockChannels;
+  const int64_t units = (chunks + kChunksOfUnit - 1) / kChunksOfUnit;
+  parallel_for(units * groups, [&](int64_t unit) {
+    Reader reader = make_reader();
+    const int64_t begin = unit % groups * kBlockChannels;
+    const int64_t end = begin + kBlockChannels < sizes.channels ? begin + kBlockChannels : sizes.channels;
+    const int64_t last = (unit / groups + 1) * kChunksOfUnit;
+    for (int64_t chunk = unit / groups * kChunksOfUnit; chunk < last && chunk < chunks; ++chunk) {
+      double* sums = table + chunk * 2 * padded + begin;
+      sum_chunk<Op, T>(sizes, chunk, begin, end, numbers + begin, reader, sums, sums + padded);
+    }
+  });
+  for (int64_t i = 0; i < sizes.channels; ++i) first[i] = second[i] = 0;
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const double* sums = table + chunk * 2 * padded;
+    for (int64_t i = 0; i < sizes.channels; ++i) {
+      first[i] += sums[i];
+      second[i] += sums[padded + i];
+    }
+  }
+  finish(0, sizes.channels, first, second);
+  if (!fused && !proceed()) return;
+  map_channels(sizes, map);
+}
+
+}  // namespace kitae::cpu

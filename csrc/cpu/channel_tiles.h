@@ -1,0 +1,88 @@
+// Pieces of a tensor (outer, channels, inner) that fit the level-1 cache, in the type arithmetic is done in.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cpu/convert.h"
+#include "ops/reduction_order.h"
+
+namespace kitae::cpu {
+
+constexpr int64_t kTileElements = 2048;  // of a buffer: 8 KB of float
+constexpr int64_t kTileChannels = 128;   // inner == 1: columns of a tile; its rows reuse their parameters
+constexpr int64_t kBlockChannels = 512;  // the most channels that a unit of work keeps statistics of
+
+// Rows row .. row + rows; the columns run along the inner axis of one channel or, where inner == 1, over the channels
+// from `channel` on.
+struct Region {
+  int64_t row, rows, channel, column, columns;
+
+  int64_t offset(const ChannelSizes& sizes) const { return (row * sizes.channels + channel) * sizes.inner + column; }
+  int64_t stride(const ChannelSizes& sizes) const { return sizes.channels * sizes.inner; }
+};
+
+constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// A region cut into tiles of at most kTileElements (rows padded to whole lanes), rows in order: visit(tile).
+template <class Visit>
+inline void for_each_tile(const ChannelSizes& sizes, const Region& region, Visit&& visit) {
+  const bool adjacent = sizes.adjacent();
+  const int64_t most = adjacent ? kTileChannels : kTileElements;
+  const int64_t width = region.columns < most ? region.columns : most;
+  if (width == 0) return;
+  const int64_t fit = kTileElements / round_up(width, kLanes);
+  for (int64_t row = 0; row < region.rows; row += fit)
+    for (int64_t column = 0; column < region.columns; column += width) {
+      Region tile = region;
+      tile.row += row;
+      tile.rows = region.rows - row < fit ? region.rows - row : fit;
+      (adjacent ? tile.channel : tile.column) += column;
+      tile.columns = region.columns - column < width ? region.columns - column : width;
+      visit(tile);
+    }
+}
+
+// Where a tile's elements lie. Sixteen elements may be read from any address up to `end` - 16.
+template <class T>
+struct Tile {
+  const T* data;
+  int64_t stride;
+  const T* end;
+
+  const T* row(int64_t index) const { return data + index * stride; }
+};
+
+inline int64_t buffer_stride(const Region& tile) { return round_up(tile.columns, kLanes); }
+
+// Storage S as tiles of T: in place where the types agree, else widened into `buffer` (kTileElements).
+template <class T, class S>
+inline Tile<T> load_tile(const S* data, const ChannelSizes& sizes, const Region& tile, T* buffer) {
+  const S* from = data + tile.offset(sizes);
+  const int64_t stride = tile.stride(sizes);
+  if constexpr (std::is_same_v<S, T>) {
+    return {from, stride, data + sizes.size()};
+  } else {
+    const int64_t padded = buffer_stride(tile);
+    for (int64_t row = 0; row < tile.rows; ++row) widen(buffer + row * padded, from + row * stride, tile.columns);
+    return {buffer, padded, buffer + kTileElements};
+  }
+}
+
+// The way back: the rows of `out` are written through write(row, T* target).
+template <class T, class S, class Write>
+inline void store_tile(S* data, const ChannelSizes& sizes, const Region& tile, Write&& write) {
+  S* to = data + tile.offset(sizes);
+  const int64_t stride = tile.stride(sizes);
+  for (int64_t row = 0; row < tile.rows; ++row) {
+    if constexpr (std::is_same_v<S, T>) {
+      write(row, to + row * stride);
+    } else {
+      alignas(64) T buffer[kTileElements];
+      write(row, buffer);
+      narrow(to + row * stride, buffer, tile.columns);
+    }
+  }
+}
+
+}  // namespace kitae::cpu

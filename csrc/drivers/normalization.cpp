@@ -1,0 +1,520 @@
+#include "drivers/normalization.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "cpu/activation_bits.h"
+#include "cpu/channel_plan.h"
+
+namespace kitae {
+namespace {
+
+using cpu::Box;
+using cpu::Region;
+using cpu::Scratch;
+using cpu::Tile;
+
+// ---- small vectors, one number a channel, of any storage type and stride
+
+void read_vector(const Array& from, double absent, double* to, int64_t count) {
+  if (!from) return std::fill(to, to + count, absent);
+  visit_dtype(from.dtype, [&](auto zero) {
+    using S = decltype(zero);
+    const char* at = static_cast<const char*>(from.data);
+    for (int64_t i = 0; i < count; ++i) {
+      S value;
+      std::memcpy(&value, at + i * from.strides[0], sizeof(value));
+      to[i] = static_cast<double>(to_float(value));
+    }
+  });
+}
+
+// Rounded once, from double; double to 16 bits goes through float with a sticky last bit.
+float round_to_odd(double value) {
+  const float nearest = static_cast<float>(value);
+  const double back = static_cast<double>(nearest);
+  if (back == value || value != value || nonfinite(nearest)) return nearest;
+  // Towards zero, then the last bit says that something was cut off.
+  uint32_t bits = bit_cast<uint32_t>(nearest);
+  if (absolute(back) > absolute(value)) --bits;
+  return bit_cast<float>(bits | 1u);
+}
+template <class S>
+S round_from_double(double value) {
+  if constexpr (std::is_same_v<S, double> || std::is_same_v<S, float>)
+    return static_cast<S>(value);
+  else
+    return FromFloat<S>::convert(round_to_odd(value));
+}
+
+void write_vector(const Array& to, const double* from, int64_t count) {
+  visit_dtype(to.dtype, [&](auto zero) {
+    using S = decltype(zero);
+    char* at = static_cast<char*>(to.data);
+    for (int64_t i = 0; i < count; ++i) {
+      const S value = round_from_double<S>(from[i]);
+      std::memcpy(at + i * to.strides[0], &value, sizeof(value));
+    }
+  });
+}
+
+// ---- the numbers of the element-wise steps, one table entry a channel
+
+template <class T>
+struct NormalizeTable {
+  T *high, *low, *gain, *shift;
+
+  Normalize<T> operator()(int64_t channel) const {
+    return {high[channel], low[channel], gain[channel], shift[channel]};
+  }
+  void set(int64_t channel, const Normalize<T>& n) const {
+    high[channel] = n.high;
+    low[channel] = n.low;
+    gain[channel] = n.gain;
+    shift[channel] = n.shift;
+  }
+  NormalizeTable from(int64_t channel) const {
+    return {high + channel, low + channel, gain + channel, shift + channel};
+  }
+};
+
+template <class T>
+struct GradientTable {
+  NormalizeTable<T> normalize;
+  T *mean_gradient, *slope_gradient;
+
+  InputGradient<T> operator()(int64_t channel) const {
+    return {normalize.high[channel], normalize.low[channel], normalize.gain[channel], mean_gradient[channel],
+            slope_gradient[channel]};
+  }
+  void set(int64_t channel, const InputGradient<T>& gradient) const {
+    mean_gradient[channel] = gradient.mean_gradient;
+    slope_gradient[channel] = gradient.slope_gradient;
+  }
+  GradientTable from(int64_t channel) const {
+    return {normalize.from(channel), mean_gradient + channel, slope_gradient + channel};
+  }
+};
+
+template <class T>
+struct GainTable {
+  const T* gain;
+  ConstantStatisticsGradient<T> operator()(int64_t channel) const { return {gain[channel]}; }
+};
+
+template <Activation activation, class T>
+struct Activated {
+  Normalize<T> normalize;
+  T slope;
+  T operator()(T x) const { return activate<activation>(normalize(x), slope); }
+  T operator()(T x, T residual) const { return activate<activation>(normalize(x, residual), slope); }
+};
+template <Activation activation, class T>
+struct ActivatedTable {
+  NormalizeTable<T> table;
+  T slope;
+  Activated<activation, T> operator()(int64_t channel) const { return {table(channel), slope}; }
+};
+
+// dout act'(z), z computed again from x: the same bits as in forward.
+template <Activation activation, class T>
+struct Recomputed {
+  Normalize<T> normalize;
+  T slope;
+  T operator()(T dout, T x) const { return activation_gradient<activation>(dout, !(normalize(x) <= T(0)), slope); }
+};
+template <Activation activation, class T>
+struct RecomputedTable {
+  NormalizeTable<T> table;
+  T slope;
+  Recomputed<activation, T> operator()(int64_t channel) const { return {table(channel), slope}; }
+};
+
+template <class F>
+void with_activation(Activation activation, F&& f) {
+  switch (activation) {
+    case Activation::none:
+      return f(std::integral_constant<Activation, Activation::none>{});
+    case Activation::relu:
+      return f(std::integral_constant<Activation, Activation::relu>{});
+    case Activation::leaky_relu:
+      return f(std::integral_constant<Activation, Activation::leaky_relu>{});
+  }
+}
+
+// ---- what forward and backward share
+
+// Room for a tile of S in the type of arithmetic; none where the two are one type and tiles are read in place.
+template <class S>
+struct TileBuffer {
+  alignas(64) Compute<S> data[std::is_same_v<S, Compute<S>> ? 1 : cpu::kTileElements];
+};
+
+template <class S>
+struct Pass {
+  using T = Compute<S>;
+  const BatchNorm& call;
+  const ChannelSizes sizes;
+  double *gamma, *beta, *batch_mean, *batch_variance;  // per channel
+  NormalizeTable<T> table;
+  T *mean_gradient, *slope_gradient;
+  const T slope;
+
+  explicit Pass(const BatchNorm& c) : call(c), sizes(c.sizes), slope(static_cast<T>(c.slope)) {
+    const int64_t channels = sizes.channels, padded = cpu::round_up(channels, kLanes);
+    gamma = cpu::scratch<double>(Scratch::statistics, 4 * padded);
+    beta = gamma + padded;
+    batch_mean = beta + padded;
+    batch_variance = batch_mean + padded;
+    T* numbers = cpu::scratch<T>(Scratch::tile, 6 * padded);
+    table = {numbers, numbers + padded, numbers + 2 * padded, numbers + 3 * padded};
+    mean_gradient = numbers + 4 * padded;
+    slope_gradient = numbers + 5 * padded;
+    read_vector(call.gamma, 1, gamma, channels);
+    read_vector(call.beta, 0, beta, channels);
+  }
+
+  ChannelStatistics statistics(int64_t channel) const {
+    const double* at = call.statistics + channel;
+    return {at[0], at[sizes.channels], at[2 * sizes.channels]};
+  }
+  void set_statistics(int64_t channel, const ChannelStatistics& s) const {
+    double* at = call.statistics + channel;
+    at[0] = s.mean;
+    at[sizes.channels] = s.mean_low;
+    at[2 * sizes.channels] = s.inv_std;
+    set_numbers(channel, s);
+  }
+  void set_numbers(int64_t channel, const ChannelStatistics& s) const {
+    table.set(channel, Normalize<T>::from(s, gamma[channel], beta[channel]));
+  }
+  uint8_t* mask_row(const Region& tile, int64_t row) const {
+    const int64_t index = tile.row + row;
+    if (sizes.adjacent()) return call.mask + index * ((sizes.channels + 7) / 8) + tile.channel / 8;
+    return call.mask + (index * sizes.channels + tile.channel) * ((sizes.inner + 7) / 8) + tile.column / 8;
+  }
+};
+
+// ---- forward
+
+template <class S>
+struct DeviationReader {
+  using T = Compute<S>;
+  const S* x;
+  ChannelSizes sizes;
+  TileBuffer<S> buffer;
+
+  DeviationReader(const S* from, const ChannelSizes& s) : x(from), sizes(s) {}
+
+  void operator()(const Region& tile, Tile<T> (&tiles)[1]) {
+    tiles[0] = cpu::load_tile<T>(x, sizes, tile, buffer.data);
+  }
+};
+
+template <class S>
+struct Forward : Pass<S> {
+  using typename Pass<S>::T;
+  using Pass<S>::sizes;
+  using Pass<S>::table;
+  const BatchNormForward& forward;
+
+  explicit Forward(const BatchNormForward& c) : Pass<S>(c), forward(c) {}
+
+  const S* x() const { return forward.x.template as<const S>(); }
+  double first_element(int64_t channel) const { return static_cast<double>(to_float(x()[channel * sizes.inner])); }
+  DeviationReader<S> reader() const { return {x(), sizes}; }
+
+  void finish(int64_t begin, int64_t end, const double* sum, const double* sum_of_squares) const {
+    const double count = static_cast<double>(sizes.count());
+    for (int64_t channel = begin; channel < end; ++channel) {
+      const int64_t i = channel - begin;
+      Moments m = moments(first_element(channel), sum[i], sum_of_squares[i], count);
+      double inv_std = inverse_deviation(m.variance, forward.eps);
+      bool finite = m.finite();
+      if constexpr (std::is_same_v<T, double>) {
+        if (!finite) {
+          const Moments scaled = scaled_moments(channel);
+          finite = scaled.finite();
+          inv_std = inverse_deviation_scaled(scaled.variance, forward.eps);
+          m = {scaled.mean * kOverflowUnscale, scaled.mean_low * kOverflowUnscale,
+               scaled.variance * kOverflowUnscale * kOverflowUnscale};
+        }
+      }
+      this->batch_mean[channel] = m.mean;
+      this->batch_variance[channel] = m.variance;
+      if (!finite) inv_std = std::numeric_limits<double>::quiet_NaN();
+      this->set_statistics(channel, {m.mean, m.mean_low, inv_std});
+    }
+  }
+
+  Moments scaled_moments(int64_t channel) const {
+    const double shift = first_element(channel) * kOverflowScale;
+    double numbers[kLanes] = {shift}, sum[kLanes], sum_of_squares[kLanes];
+    auto read = reader();
+    cpu::sum_channels<ScaledDeviationTerms, T>(sizes, channel, channel + 1, numbers, read, sum, sum_of_squares);
+    return moments(shift, sum[0], sum_of_squares[0], static_cast<double>(sizes.count()));
+  }
+
+  void map(const Box& box, bool backwards) const {
+    with_activation(forward.activation, [&](auto activation) { map_as<activation()>(box, backwards); });
+  }
+
+  template <Activation activation>
+  void map_as(const Box& box, bool backwards) const {
+    const S* residual = forward.residual ? forward.residual.template as<const S>() : nullptr;
+    const bool adjacent = sizes.adjacent();
+    TileBuffer<S> x_buffer, residual_buffer;
+    cpu::for_each_channel_tile(sizes, box, backwards, [&](const Region& tile) {
+      const Tile<T> in = cpu::load_tile<T>(x(), sizes, tile, x_buffer.data);
+      Tile<T> added{};
+      if (residual) added = cpu::load_tile<T>(residual, sizes, tile, residual_buffer.data);
+      const ActivatedTable<activation, T> numbers{table.from(tile.channel), this->slope};
+      cpu::store_tile<T>(forward.out.template as<S>(), sizes, tile, [&](int64_t row, T* to) {
+        if (!residual) return cpu::map_row(adjacent, to, tile.columns, numbers, in.row(row));
+        if (!forward.mask) return cpu::map_row(adjacent, to, tile.columns, numbers, in.row(row), added.row(row));
+        const ActivatedTable<Activation::none, T> linear{numbers.table, this->slope};
+        cpu::map_row(adjacent, to, tile.columns, linear, in.row(row), added.row(row));
+        cpu::pack_positive(this->mask_row(tile, row), to, tile.columns);
+        const T slope = this->slope;
+#pragma GCC ivdep
+        for (int64_t i = 0; i < tile.columns; ++i) to[i] = activate<activation>(to[i], slope);
+      });
+    });
+  }
+
+  // From the running statistics; the first channel that is not finite, or -1.
+  int64_t use_running_statistics() const {
+    read_vector(forward.running_mean, 0, this->batch_mean, sizes.channels);
+    read_vector(forward.running_var, 1, this->batch_variance, sizes.channels);
+    int64_t bad = -1;
+    for (int64_t channel = sizes.channels - 1; channel >= 0; --channel) {
+      const double mean = this->batch_mean[channel], variance = this->batch_variance[channel];
+      const double inv_std = inverse_deviation(variance, forward.eps);
+      if (!is_finite(mean) || !is_finite(variance) || !is_finite(inv_std)) bad = channel;
+      this->set_statistics(channel, {mean, 0, inv_std});
+    }
+    return bad;
+  }
+
+  int64_t first_nonfinite() const {
+    for (int64_t channel = 0; channel < sizes.channels; ++channel)
+      if (!is_finite(this->statistics(channel).inv_std) || !is_finite(this->batch_mean[channel])) return channel;
+    return -1;
+  }
+
+  void update_running_statistics() const {
+    const int64_t channels = sizes.channels;
+    const double decay = forward.running_decay;
+    const double correction = variance_correction(static_cast<double>(sizes.count()), forward.unbiased);
+    double* old = cpu::scratch<double>(Scratch::partial_sums, channels);
+    const auto update = [&](const Array& buffer, const double* batch, double factor) {
+      read_vector(buffer, 0, old, channels);
+      for (int64_t i = 0; i < channels; ++i) old[i] = running_value(old[i], decay, batch[i] * factor);
+      write_vector(buffer, old, channels);
+    };
+    update(forward.running_mean, this->batch_mean, 1);
+    update(forward.running_var, this->batch_variance, correction);
+  }
+
+  int64_t run() const {
+    const auto apply = [&](const Box& box, bool backwards) { map(box, backwards); };
+    const bool strict = forward.nonfinite == Nonfinite::raise || forward.nonfinite == Nonfinite::zero;
+    if (!forward.training) {
+      const int64_t bad = use_running_statistics();
+      if (bad >= 0 && forward.nonfinite == Nonfinite::raise) return bad;
+      cpu::map_channels(sizes, apply);
+      return bad;
+    }
+    int64_t bad = -1;
+    cpu::reduce_and_map<DeviationTerms, T, DeviationReader<S>>(
+        sizes, sizeof(S), !strict || forward.fresh,
+        [&](int64_t begin, int64_t end, double* numbers) {
+          for (int64_t channel = begin; channel < end; ++channel) numbers[channel - begin] = first_element(channel);
+        },
+        [&] { return reader(); },
+        [&](int64_t begin, int64_t end, const double* first, const double* second) {
+          finish(begin, end, first, second);
+        },
+        [&] { return first_nonfinite() < 0; }, apply);
+    bad = first_nonfinite();
+    if (forward.running_mean && (bad < 0 || forward.nonfinite == Nonfinite::propagate)) update_running_statistics();
+    return bad;
+  }
+};
+
+// ---- backward
+
+// Tiles of g = dout act'(z) and of x.
+template <class S>
+struct GradientReader {
+  using T = Compute<S>;
+  const Pass<S>& pass;
+  const S* x;
+  const S* dout;
+  TileBuffer<S> x_buffer, dout_buffer;
+  alignas(64) T g_buffer[cpu::kTileElements];
+
+  explicit GradientReader(const Pass<S>& p, const S* from_x, const S* from_dout)
+      : pass(p), x(from_x), dout(from_dout) {}
+
+  void operator()(const Region& tile, Tile<T> (&tiles)[2]) {
+    tiles[0] = cpu::load_tile<T>(dout, pass.sizes, tile, dout_buffer.data);
+    tiles[1] = cpu::load_tile<T>(x, pass.sizes, tile, x_buffer.data);
+    if (pass.call.activation == Activation::none) return;
+    with_activation(pass.call.activation, [&](auto activation) { through_activation<activation()>(tile, tiles); });
+  }
+
+ private:
+  template <Activation activation>
+  void through_activation(const Region& tile, Tile<T> (&tiles)[2]) {
+    const int64_t stride = cpu::buffer_stride(tile);
+    const bool adjacent = pass.sizes.adjacent();
+    const RecomputedTable<activation, T> numbers{pass.table.from(tile.channel), pass.slope};
+    for (int64_t row = 0; row < tile.rows; ++row) {
+      T* g = g_buffer + row * stride;
+      if (pass.call.mask) {
+        cpu::select_by_bits<activation>(g, tiles[0].row(row), pass.mask_row(tile, row), pass.slope, tile.columns);
+      } else {
+        cpu::map_row(adjacent, g, tile.columns, numbers, tiles[0].row(row), tiles[1].row(row));
+      }
+    }
+    tiles[0] = {g_buffer, stride, g_buffer + cpu::kTileElements};
+  }
+};
+
+template <class S>
+struct Backward : Pass<S> {
+  using typename Pass<S>::T;
+  using Pass<S>::sizes;
+  using Pass<S>::table;
+  const BatchNormBackward& backward;
+
+  explicit Backward(const BatchNormBackward& c) : Pass<S>(c), backward(c) {
+    for (int64_t channel = 0; channel < sizes.channels; ++channel)
+      this->set_numbers(channel, this->statistics(channel));
+  }
+
+  GradientReader<S> reader() const {
+    return GradientReader<S>(*this, backward.x.template as<const S>(), backward.dout.template as<const S>());
+  }
+
+  // batch_mean and batch_variance hold dbeta and dgamma here.
+  void finish(int64_t begin, int64_t end, const double* sum, const double* sum_of_products) const {
+    const GradientTable<T> all{table, this->mean_gradient, this->slope_gradient};
+    for (int64_t channel = begin; channel < end; ++channel) {
+      const ChannelStatistics s = this->statistics(channel);
+      const double dbeta = sum[channel - begin];
+      const double dgamma = gamma_gradient(s, dbeta, sum_of_products[channel - begin]);
+      this->batch_mean[channel] = dbeta;
+      this->batch_variance[channel] = dgamma;
+      all.set(channel, InputGradient<T>::from(table(channel), s, dgamma, dbeta, static_cast<double>(sizes.count())));
+    }
+  }
+
+  void map(const Box& box, bool backwards) const {
+    GradientReader<S> read = reader();
+    Tile<T> tiles[2];
+    const bool adjacent = sizes.adjacent();
+    const GradientTable<T> all{table, this->mean_gradient, this->slope_gradient};
+    cpu::for_each_channel_tile(sizes, box, backwards, [&](const Region& tile) {
+      read(tile, tiles);
+      if (backward.dresidual)
+        cpu::store_tile<T>(backward.dresidual.template as<S>(), sizes, tile, [&](int64_t row, T* to) {
+          std::memcpy(to, tiles[0].row(row), static_cast<size_t>(tile.columns) * sizeof(T));
+        });
+      const GradientTable<T> numbers = all.from(tile.channel);
+      const GainTable<T> constant{table.gain + tile.channel};
+      cpu::store_tile<T>(backward.dx.template as<S>(), sizes, tile, [&](int64_t row, T* to) {
+        const T* g = tiles[0].row(row);
+        if (backward.training) return cpu::map_row(adjacent, to, tile.columns, numbers, g, tiles[1].row(row));
+        cpu::map_row(adjacent, to, tile.columns, constant, g);
+      });
+    });
+  }
+
+  void run() const {
+    if (sizes.count() > 0) {
+      cpu::reduce_and_map<GradientTerms, T, GradientReader<S>>(
+          sizes, 2 * sizeof(S), backward.dx.data != backward.dout.data,
+          [&](int64_t begin, int64_t end, double* numbers) {
+            for (int64_t channel = begin; channel < end; ++channel)
+              numbers[channel - begin] = this->statistics(channel).mean;
+          },
+          [&] { return reader(); },
+          [&](int64_t begin, int64_t end, const double* first, const double* second) {
+            finish(begin, end, first, second);
+          },
+          [] { return true; }, [&](const Box& box, bool backwards) { map(box, backwards); });
+    } else {
+      std::fill(this->batch_mean, this->batch_mean + sizes.channels, 0.0);
+      std::fill(this->batch_variance, this->batch_variance + sizes.channels, 0.0);
+    }
+    write_vector(backward.dbeta, this->batch_mean, sizes.channels);
+    write_vector(backward.dgamma, this->batch_variance, sizes.channels);
+  }
+};
+
+}  // namespace
+
+std::optional<ChannelSizes> channel_sizes(const Array& array, int axis) {
+  ChannelSizes sizes{1, array.shape[axis], 1};
+  if (array.size == 0) {
+    for (int i = 0; i < array.ndim; ++i)
+      if (i != axis) sizes.outer *= array.shape[i];
+    return sizes;
+  }
+  // From the innermost axis outwards: each must begin where the ones inside it end.
+  int64_t inside = size_of(array.dtype);
+  uint64_t seen = 0;
+  bool channels_seen = sizes.channels == 1;
+  int left = 0;
+  for (int i = 0; i < array.ndim; ++i) left += array.shape[i] > 1;
+  for (; left > 0; --left) {
+    int next = -1;
+    for (int i = 0; i < array.ndim && next < 0; ++i)
+      if (array.shape[i] > 1 && !(seen >> i & 1u) && array.strides[i] == inside) next = i;
+    if (next < 0) return std::nullopt;
+    seen |= uint64_t{1} << next;
+    inside *= array.shape[next];
+    if (next == axis)
+      channels_seen = true;
+    else
+      (channels_seen && sizes.channels > 1 ? sizes.outer : sizes.inner) *= array.shape[next];
+  }
+  return sizes;
+}
+
+bool same_layout(const Array& a, const Array& b) {
+  if (a.ndim != b.ndim) return false;
+  for (int i = 0; i < a.ndim; ++i) {
+    if (a.shape[i] != b.shape[i]) return false;
+    if (a.size > 0 && a.shape[i] > 1 && a.strides[i] != b.strides[i]) return false;
+  }
+  return true;
+}
+
+int64_t mask_bytes(const ChannelSizes& sizes) {
+  if (sizes.adjacent()) return sizes.outer * ((sizes.channels + 7) / 8);
+  return sizes.outer * sizes.channels * ((sizes.inner + 7) / 8);
+}
+
+int64_t batch_norm_forward(const BatchNormForward& call) {
+  return visit_dtype(call.x.dtype, [&](auto zero) -> int64_t {
+    const Forward<decltype(zero)> forward(call);
+    if (call.sizes.size() > 0) return forward.run();
+    if (!call.training) return forward.use_running_statistics();
+    const double inv_std = inverse_deviation(0, call.eps);  // of nothing: mean and variance 0
+    for (int64_t channel = 0; channel < call.sizes.channels; ++channel)
+      forward.set_statistics(channel, {0, 0, inv_std});
+    return -1;
+  });
+}
+
+void batch_norm_backward(const BatchNormBackward& call) {
+  visit_dtype(call.x.dtype, [&](auto zero) { Backward<decltype(zero)>(call).run(); });
+}
+
+}  // namespace kitae

@@ -1,0 +1,107 @@
+// Batch normalization (Ioffe and Szegedy, 2015), per channel, n elements a channel:
+//   y  = act(gamma (x - mean) / sqrt(variance + eps) + beta [+ residual])
+//   g  = dout act'(z);  dbeta = sum g;  dgamma = sum g xhat;  xhat = (x - mean) inv_std
+//   dx = gamma inv_std (g - dbeta / n - xhat dgamma / n)      training
+//   dx = gamma inv_std g                                      statistics that are constants (inference, frozen)
+//
+// The mean is subtracted as a pair (high + low) of the arithmetic type T, so y is exact to 2 ulp at any mean, and a
+// constant channel gives exactly beta; the folded x * scale + shift does neither. xhat's factor inv_std in dx is split
+// between the sum's side and gain, so that no inv_std^2 appears, which float32 cannot hold for x = 1e30.
+//
+// Traffic: forward reads x and writes y, backward reads x and dout and writes dx, a second reading of the inputs being
+// a cache's where a block of channels fits it. Sums in double (moments.h; g and g (x - mean) in backward), their order
+// is reduction_order.h's; every element-wise step is rounded in T in the order written here: the same bits everywhere.
+#pragma once
+
+#include "ops/host_device.h"
+#include "ops/moments.h"
+
+namespace kitae {
+
+enum class Activation : int { none = 0, relu = 1, leaky_relu = 2 };
+
+// Statistics as the element-wise steps use them.
+struct ChannelStatistics {
+  double mean, mean_low, inv_std;
+};
+
+// variance + eps == 0 (a constant channel with eps = 0): every deviation is 0, and so is the factor of it.
+KITAE_HD double inverse_deviation(double variance, double eps) {
+  const double sum = variance + eps;
+  return sum == 0 ? 0 : 1 / square_root(sum);
+}
+
+// Of moments of x * kOverflowScale; the true variance may be beyond double.
+KITAE_HD double inverse_deviation_scaled(double variance, double eps) {
+  return kOverflowScale * inverse_deviation(variance, eps * kOverflowScale * kOverflowScale);
+}
+
+// The weight of the old value is `decay`; `correction` is n / max(n - 1, 1), or 1 for the biased variance.
+KITAE_HD double running_value(double old, double decay, double batch) { return decay * old + (1 - decay) * batch; }
+KITAE_HD double variance_correction(double count, bool unbiased) {
+  return unbiased && count > 1 ? count / (count - 1) : 1;
+}
+
+// One channel's numbers of the forward step.
+template <class T>
+struct Normalize {
+  T high, low, gain, shift;
+
+  static KITAE_HD Normalize from(const ChannelStatistics& s, double gamma, double beta) {
+    const T high = static_cast<T>(s.mean);
+    const T low = static_cast<T>((s.mean - static_cast<double>(high)) + s.mean_low);
+    return {high, low, static_cast<T>(gamma * s.inv_std), static_cast<T>(beta)};
+  }
+  KITAE_HD T operator()(T x) const { return ((x - high) - low) * gain + shift; }
+  KITAE_HD T operator()(T x, T residual) const { return (*this)(x) + residual; }
+};
+
+// relu(NaN) is NaN, relu(-0) is +0.
+template <Activation activation, class T>
+KITAE_HD T activate(T z, T slope) {
+  if constexpr (activation == Activation::relu) return z <= T(0) ? T(0) : z;
+  if constexpr (activation == Activation::leaky_relu) return z <= T(0) ? slope * z : z;
+  return z;
+}
+
+// `passes` is !(z <= 0).
+template <Activation activation, class T>
+KITAE_HD T activation_gradient(T dout, bool passes, T slope) {
+  if constexpr (activation == Activation::relu) return passes ? dout : T(0);
+  if constexpr (activation == Activation::leaky_relu) return passes ? dout : slope * dout;
+  return dout;
+}
+
+// What an element adds to (sum g, sum g (x - mean)); input: g, x.
+struct GradientTerms {
+  static constexpr int kInputs = 2;
+  template <class V>
+  static KITAE_HD Terms<V> of(const V (&input)[2], const V& mean) {
+    return {input[0], input[0] * (input[1] - mean)};
+  }
+};
+
+// sum g xhat from the two sums: mean_low is taken out of all terms at once.
+KITAE_HD double gamma_gradient(const ChannelStatistics& s, double sum, double sum_of_products) {
+  return (sum_of_products - sum * s.mean_low) * s.inv_std;
+}
+
+// One channel's numbers of the backward step; with statistics that are constants only the gain is used.
+template <class T>
+struct InputGradient {
+  T high, low, gain, mean_gradient, slope_gradient;
+
+  static KITAE_HD InputGradient from(const Normalize<T>& n, const ChannelStatistics& s, double dgamma, double dbeta,
+                                     double count) {
+    return {n.high, n.low, n.gain, static_cast<T>(dbeta / count), static_cast<T>(dgamma / count * s.inv_std)};
+  }
+  KITAE_HD T operator()(T g, T x) const { return ((g - mean_gradient) - ((x - high) - low) * slope_gradient) * gain; }
+};
+
+template <class T>
+struct ConstantStatisticsGradient {
+  T gain;
+  KITAE_HD T operator()(T g) const { return g * gain; }
+};
+
+}  // namespace kitae
