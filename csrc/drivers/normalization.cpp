@@ -436,7 +436,7 @@ struct Backward : Pass<S> {
   }
 
   void run() const {
-    if (sizes.count() > 0) {
+    if (sizes.size() > 0) {
       cpu::reduce_and_map<GradientTerms, T, GradientReader<S>>(
           sizes, 2 * sizeof(S), backward.dx.data != backward.dout.data,
           [&](int64_t begin, int64_t end, double* numbers) {

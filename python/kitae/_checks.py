@@ -199,3 +199,31 @@ def nonfinite_gradient(op: str, place: Any, array: Any) -> Exception:
     got = Words(f"{bad.size} infinite or NaN, the first at {index}")
     kind_error = error(FloatingPointError, op, where, "finite elements", got)
     return FloatingPointError(f"{kind_error} (nothing was written; nonfinite= says what else to do)")
+
+
+def nonfinite_channel(op: str, x: Any, axis: int, channel: int) -> Exception:
+    """The batch's mean or variance in a channel is infinite or NaN, so an element of ``x`` is; nothing was written."""
+    bad = np.argwhere(~np.isfinite(np.take(x, [channel], axis).astype(np.float64)))
+    got = Words(f"channel {channel} with {len(bad)} infinite or NaN elements")
+    if len(bad):
+        bad[:, axis] = channel
+        got = Words(f"{got}, the first at {tuple(map(int, bad[0]))}")
+    kind_error = error(FloatingPointError, op, "x", "a finite mean and variance in every channel", got)
+    return FloatingPointError(f"{kind_error} (nothing was written; nonfinite= says what else to do)")
+
+
+def nonfinite_running(op: str, channel: int, mean: Any, variance: Any) -> Exception:
+    """A running statistic that inference would divide by, or subtract, is not a number for it."""
+    expected = "a finite mean and a finite variance above -eps in every channel"
+    got = Words(f"mean {float(mean[channel])!r}, variance {float(variance[channel])!r} in channel {channel}")
+    kind_error = error(FloatingPointError, op, "running_mean, running_var", expected, got)
+    return FloatingPointError(f"{kind_error} (nothing was written; nonfinite= says what else to do)")
+
+
+def no_forward_yet(op: str) -> Exception:
+    return RuntimeError(f"kitae.{op}: called before forward: there is nothing to differentiate")
+
+
+def one_value_a_channel(op: str, x: Any) -> Exception:
+    expected = 'more than one value a channel in training (semantics="torch"; "paper" takes one)'
+    return error(ValueError, op, "x", expected, x)

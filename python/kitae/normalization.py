@@ -1,3 +1,485 @@
-"""normalization."""
+"""Batch normalization: the function, its gradient, and the layer."""
 
-__all__: list[str] = []
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from kitae import _checks, _dispatch, semantics as _semantics
+from kitae._checks import Rejected
+
+__all__ = ["BatchNorm", "Saved", "batch_norm", "batch_norm_backward"]
+
+# The backends' numbers for words.
+_ACTIVATION_CODES = {None: 0, "relu": 1, "leaky_relu": 2}
+_NONFINITE_CODES = {name: code for code, name in enumerate(_checks.NONFINITE)}
+_PARAMETER_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+_INF = math.inf
+
+
+class Saved:
+    """What ``batch_norm`` keeps for ``batch_norm_backward``.
+
+    ``mean``, ``inv_std``: read-only float64 arrays (channels,): the batch's in training, else the running ones.
+    ``training``: whether they depend on x. References to x and gamma are kept, which must not change before backward.
+    """
+
+    __slots__ = (
+        "_activation",
+        "_axis",
+        "_beta",
+        "_gamma",
+        "_has_residual",
+        "_mask",
+        "_slope",
+        "_statistics",
+        "_x",
+        "training",
+    )
+
+    training: bool
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        return _read_only(self._statistics[0])
+
+    @property
+    def inv_std(self) -> NDArray[np.float64]:
+        return _read_only(self._statistics[2])
+
+
+def _read_only(array: Any) -> Any:
+    array.flags.writeable = False
+    return array
+
+
+def batch_norm(
+    x: NDArray[Any],
+    gamma: NDArray[Any] | None,
+    beta: NDArray[Any] | None,
+    running_mean: NDArray[Any] | None,
+    running_var: NDArray[Any] | None,
+    *,
+    training: bool,
+    axis: int = 1,
+    eps: float = 1e-5,
+    running_decay: float = 0.9,
+    unbiased: bool = True,
+    activation: str | None = None,
+    slope: float = 0.01,
+    residual: NDArray[Any] | None = None,
+    nonfinite: str = "raise",
+    out: NDArray[Any] | None = None,
+) -> tuple[NDArray[Any], Saved]:
+    """``y = act(gamma * (x - mean) / sqrt(variance + eps) + beta + residual)``, per channel; returns ``(y, saved)``.
+
+    In training, mean and variance (biased, divided by n) are the batch's, and
+    ``running = running_decay * running + (1 - running_decay) * batch`` updates the running statistics in place, with
+    ``unbiased`` the variance times n / max(n - 1, 1). In inference they are the running statistics, which stay as they
+    are. (Ioffe and Szegedy 2015; n: elements of a channel.)
+
+    x: float32, float64, float16 or bfloat16, of two dimensions or more: (N, C), (N, C, L), (N, C, H, W), or with
+    ``axis=-1`` (N, H, W, C). Any memory order without gaps is computed where it lies (a transposed view too); other
+    strided arrays are copied inside. y has x's dtype and memory order.
+    gamma, beta, running_mean, running_var: (C,), float32, float64 or x's dtype; gamma and beta None are 1 and 0, both
+    running statistics None keeps none (training only).
+    activation: None, "relu" (of NaN: NaN) or "leaky_relu" (negative part times ``slope``). residual: x's shape and dtype.
+    nonfinite: what a channel whose mean or variance is infinite or NaN does. "raise" (default): FloatingPointError, nothing
+    is written. "skip": y is computed, but no running statistics are updated. "zero": infinite and NaN elements of x count
+    as 0. "propagate": as the formula says. In inference it is about the running statistics, and "zero" about x.
+    out: an array for y, of x's shape, dtype and memory order; in inference it may be x.
+
+    Statistics are sums in float64, in a fixed order, of the distances from each channel's first element; y is within 2
+    units in the last place of max(abs(y), abs(beta), abs(y - beta)) at any mean, and exactly act(beta) in a constant
+    channel. The same bits for any number of threads and on every CPU. Subtracted in x's arithmetic type: differences
+    beyond its largest number overflow.
+
+    Raises TypeError, ValueError or FloatingPointError; then no argument has changed.
+
+    Differs from PyTorch: ``running_decay`` is the weight of the old value (PyTorch's momentum is that of the new one), one
+    value a channel gives act(beta) instead of an error, an empty batch changes nothing, non-finite statistics raise.
+    Differs from the book, which flattens images to (N, C * H * W), so that every pixel is a channel.
+    """
+    op = "batch_norm"
+    if training is not True and training is not False:
+        training = _checks.boolean(op, "training", training)
+    if unbiased is not True and unbiased is not False:
+        unbiased = _checks.boolean(op, "unbiased", unbiased)
+    # Plain floats in range skip the calls that explain what is wrong.
+    if not (type(eps) is float and 0.0 <= eps < _INF):
+        eps = _checks.number(op, "eps", eps, low=0)
+    if not (type(running_decay) is float and 0.0 <= running_decay <= 1.0):
+        running_decay = _checks.number(op, "running_decay", running_decay, low=0, high=1)
+    if not (type(slope) is float and -_INF < slope < _INF):
+        slope = _checks.number(op, "slope", slope)
+    _checks.one_of(op, "activation", activation, _ACTIVATIONS)
+    _checks.one_of(op, "nonfinite", nonfinite, _checks.NONFINITE)
+    return _forward(
+        op,
+        x,
+        gamma,
+        beta,
+        running_mean,
+        running_var,
+        training,
+        axis,
+        eps,
+        running_decay,
+        unbiased,
+        activation,
+        slope,
+        residual,
+        nonfinite,
+        out,
+    )
+
+
+_ACTIVATIONS = tuple(_ACTIVATION_CODES)
+
+
+def _axis_of(op: str, x: NDArray[Any], axis: Any) -> int:
+    ndim = x.ndim
+    if ndim < 2:
+        raise _checks.error(ValueError, op, "x", "two dimensions or more", x)
+    if type(axis) is not int or not -ndim <= axis < ndim:
+        axis = _checks.integer(op, "axis", axis, low=-ndim, high=ndim - 1)
+    return axis + ndim if axis < 0 else axis
+
+
+def _forward(
+    op: str,
+    x: NDArray[Any],
+    gamma: NDArray[Any] | None,
+    beta: NDArray[Any] | None,
+    running_mean: NDArray[Any] | None,
+    running_var: NDArray[Any] | None,
+    training: bool,
+    axis: int,
+    eps: float,
+    running_decay: float,
+    unbiased: bool,
+    activation: str | None,
+    slope: float,
+    residual: NDArray[Any] | None,
+    nonfinite: str,
+    out: NDArray[Any] | None,
+) -> tuple[NDArray[Any], Saved]:
+    """batch_norm with checked hyperparameters."""
+    backend = _dispatch.backend_for(x, op, "x")
+    axis = _axis_of(op, x, axis)
+    if running_mean is None or running_var is None:
+        if running_mean is not running_var or not training:
+            missing = "running_mean" if running_mean is None else "running_var"
+            expected = "an array, as the other running statistic is one" if training else "an array (inference needs it)"
+            raise _checks.error(TypeError, op, missing, expected, None)
+    activation_code = _ACTIVATION_CODES[activation]
+    y = np.empty_like(x, subok=False) if out is None else out
+    statistics = np.empty((3, x.shape[axis]))
+    mask = None
+    source, added = x, residual
+    if nonfinite == "zero" and not training:
+        source = _without_nonfinite(op, x)
+    while True:
+        try:
+            if activation_code and residual is not None:
+                outer, channels, inner = backend.batch_norm_sizes(source, axis)
+                rows, count = (outer, channels) if inner == 1 else (outer * channels, inner)
+                mask = np.empty(rows * ((count + 7) // 8), np.uint8)
+            bad = backend.batch_norm_forward(
+                source,
+                gamma,
+                beta,
+                running_mean,
+                running_var,
+                added,
+                y,
+                statistics,
+                mask,
+                training,
+                axis,
+                eps,
+                running_decay,
+                unbiased,
+                activation_code,
+                slope,
+                _NONFINITE_CODES[nonfinite],
+                out is None,
+            )
+        except Rejected as rejected:
+            # Memory with gaps is copied and tried again; everything else is the caller's mistake.
+            if rejected.reason == "layout" and rejected.argument == "x":
+                source = np.array(x, order="K")
+            elif rejected.reason == "layout" and rejected.argument == "residual":
+                added = _in_order_of(source, residual)
+            else:
+                values = {"x": x, "gamma": gamma, "beta": beta, "running_mean": running_mean}
+                values |= {"running_var": running_var, "residual": residual, "out": out}
+                raise _explain(op, rejected, values, x, axis) from None
+            continue
+        if bad < 0 or nonfinite in ("skip", "propagate"):
+            break
+        if nonfinite == "raise":
+            if training:
+                raise _checks.nonfinite_channel(op, x, axis, bad)
+            raise _checks.nonfinite_running(op, bad, running_mean, running_var)
+        if not training:
+            break
+        source = _without_nonfinite(op, source)
+
+    saved = Saved()
+    saved.training = training
+    saved._x = source
+    saved._gamma = gamma
+    # The layer's beta changes at the next optimizer step, and the mask is computed again from it.
+    saved._beta = beta.copy() if activation_code and mask is None and beta is not None else beta
+    saved._statistics = statistics
+    saved._mask = mask
+    saved._axis = axis
+    saved._activation = activation_code
+    saved._slope = slope
+    saved._has_residual = residual is not None
+    return y, saved
+
+
+def _without_nonfinite(op: str, x: NDArray[Any]) -> NDArray[Any]:
+    """x, or where it has infinite or NaN elements a copy with 0 in their place."""
+    if x.dtype.kind not in "fV":
+        return x  # the backend refuses it, in words
+    finite = np.isfinite(x)
+    if finite.all():
+        return x
+    clean = np.array(x, order="K")
+    clean[~finite] = 0
+    return clean
+
+
+def _in_order_of(x: NDArray[Any], array: Any) -> NDArray[Any]:
+    """A copy of ``array`` with x's memory order."""
+    copy = np.empty_like(x, subok=False)
+    copy[...] = array
+    return copy
+
+
+def _explain(op: str, rejected: Rejected, values: dict[str, Any], x: NDArray[Any], axis: int) -> Exception:
+    if rejected.reason == "layout":
+        expected = f"the memory order of x, as numpy.empty_like(x) has it (x has strides {x.strides})"
+        got = _checks.Words(f"strides {values[rejected.argument].strides}")
+        return _checks.error(ValueError, op, rejected.argument, expected, got)
+    vector = (x.shape[axis],)
+    shapes: dict[str, Any] = dict.fromkeys(("gamma", "beta", "running_mean", "running_var"), vector)
+    dtypes: dict[str, Any] = dict.fromkeys(shapes, "float32, float64 or x's")
+    for name in ("residual", "out", "dout"):
+        shapes[name], dtypes[name] = x.shape, f"{x.dtype}, as x has"
+    return _checks.explain(op, rejected, values, dtypes if rejected.reason == "dtype" else shapes)
+
+
+def batch_norm_backward(
+    dout: NDArray[Any], saved: Saved, *, out: NDArray[Any] | None = None
+) -> tuple[NDArray[Any], ...]:
+    """The gradients of ``batch_norm``: ``(dx, dgamma, dbeta)``, with a residual ``(dx, dgamma, dbeta, dresidual)``.
+
+    With ``g = dout * act'(z)`` and ``xhat = (x - mean) * inv_std``: ``dbeta = sum g``, ``dgamma = sum g * xhat``,
+    ``dresidual = g``, and ``dx = gamma * inv_std * (g - dbeta / n - xhat * dgamma / n)`` for statistics of the batch,
+    ``dx = gamma * inv_std * g`` for running ones (``saved.training`` False). act'(z) is 1 for z > 0, else 0 or the slope.
+
+    dout: x's shape and dtype, any strides (copied inside where its memory order is not x's). out: an array for dx, of x's
+    shape, dtype and memory order; it may be dout. dgamma and dbeta have gamma's and beta's dtype; for gamma or beta None
+    float64 for float64 x, else float32. Sums in float64 in a fixed order: the same bits for any number of threads.
+
+    Raises TypeError or ValueError; then no argument has changed.
+    """
+    op = "batch_norm_backward"
+    if type(saved) is not Saved:
+        raise _checks.error(TypeError, op, "saved", "the second result of batch_norm", saved)
+    channels = saved._statistics.shape[1]
+    x = saved._x
+    default = np.float64 if x.dtype == np.float64 else np.float32
+    dgamma = np.empty(channels, default if saved._gamma is None else saved._gamma.dtype)
+    dbeta = np.empty(channels, default if saved._beta is None else saved._beta.dtype)
+    return _backward(op, dout, saved, out, dgamma, dbeta)
+
+
+def _backward(
+    op: str, dout: NDArray[Any], saved: Saved, out: NDArray[Any] | None, dgamma: NDArray[Any], dbeta: NDArray[Any]
+) -> tuple[NDArray[Any], ...]:
+    backend = _dispatch.backend_for(dout, op, "dout")
+    x = saved._x
+    dx = np.empty_like(x, subok=False) if out is None else out
+    dresidual = np.empty_like(x, subok=False) if saved._has_residual else None
+    given = dout
+    while True:
+        try:
+            backend.batch_norm_backward(
+                given,
+                x,
+                saved._gamma,
+                saved._beta,
+                saved._statistics,
+                saved._mask,
+                dx,
+                dgamma,
+                dbeta,
+                dresidual,
+                saved.training,
+                saved._axis,
+                saved._activation,
+                saved._slope,
+                out is None,
+            )
+        except Rejected as rejected:
+            if rejected.reason != "layout" or rejected.argument != "dout":
+                raise _explain(op, rejected, {"dout": dout, "out": out}, x, saved._axis) from None
+            given = _in_order_of(x, dout)
+            continue
+        return (dx, dgamma, dbeta) if dresidual is None else (dx, dgamma, dbeta, dresidual)
+
+
+class BatchNorm:
+    """Batch normalization as a layer: ``y = act(gamma * (x - mean) / sqrt(variance + eps) + beta)``.
+
+    ``forward(x, training=True)`` normalizes with the batch's statistics and updates the running ones, with
+    ``training=False`` it uses the running ones; ``backward(dout)`` returns dx and writes ``grads``. With
+    ``forward(x, residual=r)``, act is applied to the sum and backward returns ``(dx, dresidual)``.
+
+    ``params``: "gamma" (1 at first), "beta" (0); ``grads``: the same keys, overwritten in place by backward; ``buffers``:
+    "running_mean" (0 at first), "running_var" (1). float32 or float64: ``dtype``, else x's, float32 for 16-bit x.
+    They exist from the start if ``channels`` is given (float32 without ``dtype``), else from the first forward or
+    ``build(shape, dtype)`` on.
+
+    ``running = running_decay * running + (1 - running_decay) * batch``. axis, eps, running_decay, unbiased, activation,
+    slope, nonfinite as in ``batch_norm``; None takes the value of ``semantics``:
+
+    - "paper": eps 1e-5, running_decay 0.9, unbiased, nonfinite "raise"; one value a channel gives act(beta).
+    - "torch": the same numbers (PyTorch's momentum 0.1 is running_decay 0.9); one value a channel raises ValueError,
+      nonfinite "propagate".
+
+    ``trainable=False`` freezes gamma and beta: their entries in ``grads`` are None, which optimizers leave alone. It says
+    nothing about the statistics; those are frozen by ``training=False``. Both can be changed at any time.
+
+    Differs from PyTorch and Keras, where one switch stands for both. Source: Ioffe and Szegedy 2015.
+    """
+
+    def __init__(
+        self,
+        channels: int | None = None,
+        *,
+        axis: int = 1,
+        eps: float | None = None,
+        running_decay: float | None = None,
+        unbiased: bool | None = None,
+        activation: str | None = None,
+        slope: float = 0.01,
+        trainable: bool = True,
+        nonfinite: str | None = None,
+        dtype: DTypeLike | None = None,
+        semantics: str = "paper",
+    ) -> None:
+        op = "BatchNorm"
+        values = _semantics.preset(
+            semantics, op, eps=eps, running_decay=running_decay, unbiased=unbiased, nonfinite=nonfinite
+        )
+        self.axis = _checks.integer(op, "axis", axis, low=-64, high=63)
+        self.eps = _checks.number(op, "eps", values["eps"], low=0)
+        self.running_decay = _checks.number(op, "running_decay", values["running_decay"], low=0, high=1)
+        self.unbiased = _checks.boolean(op, "unbiased", values["unbiased"])
+        self.activation = _checks.one_of(op, "activation", activation, _ACTIVATIONS)
+        self.slope = _checks.number(op, "slope", slope)
+        self.nonfinite = _checks.one_of(op, "nonfinite", values["nonfinite"], _checks.NONFINITE)
+        self.dtype = None if dtype is None else _parameter_dtype(op, dtype)
+        self.semantics = semantics
+        self._one_value_is_error = values["one_value"] == "error"
+        self._trainable = _checks.boolean(op, "trainable", trainable)
+        self._saved: Saved | None = None
+        self._gradients: dict[str, NDArray[Any]] = {}
+        self.params: dict[str, NDArray[Any]] = {}
+        self.grads: dict[str, NDArray[Any] | None] = {}
+        self.buffers: dict[str, NDArray[Any]] = {}
+        if channels is not None:
+            channels = _checks.integer(op, "channels", channels, low=0, high=2**62)
+            self._make(channels, self.dtype or np.dtype(np.float32))
+
+    def build(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        """Make params, grads and buffers for inputs of this shape and dtype (again: everything starts anew)."""
+        op = "BatchNorm.build"
+        if not isinstance(shape, (tuple, list)) or len(shape) < 2:
+            raise _checks.error(ValueError, op, "shape", "a tuple of two lengths or more", _checks.Words(shape))
+        axis = _checks.integer(op, "axis", self.axis, low=-len(shape), high=len(shape) - 1)
+        channels = _checks.integer(op, f"shape[{axis}]", shape[axis], low=0, high=2**62)
+        self._make(channels, self.dtype or (np.dtype(np.float32) if np.dtype(dtype).itemsize == 2 else _parameter_dtype(op, dtype)))
+
+    def _make(self, channels: int, dtype: np.dtype) -> None:
+        self.params = {"gamma": np.ones(channels, dtype), "beta": np.zeros(channels, dtype)}
+        self.buffers = {"running_mean": np.zeros(channels, dtype), "running_var": np.ones(channels, dtype)}
+        self._gradients = {"gamma": np.zeros(channels, dtype), "beta": np.zeros(channels, dtype)}
+        self._saved = None
+        self.trainable = self._trainable
+
+    @property
+    def trainable(self) -> bool:
+        """Whether optimizers update gamma and beta: where not, their gradients are None."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = _checks.boolean("BatchNorm", "trainable", value)
+        self.grads = dict(self._gradients) if self._trainable else dict.fromkeys(self._gradients)
+
+    def forward(
+        self, x: NDArray[Any], training: bool = True, *, residual: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        op = "BatchNorm.forward"
+        if training is not True and training is not False:
+            training = _checks.boolean(op, "training", training)
+        if not self.params:
+            backend = _dispatch.backend_for(x, op, "x")
+            axis = _axis_of(op, x, self.axis)
+            # The backend refuses a wrong x in words, before anything is made for it.
+            try:
+                backend.batch_norm_sizes(x, axis)
+            except Rejected as rejected:
+                if rejected.reason != "layout":
+                    raise _explain(op, rejected, {"x": x}, x, axis) from None
+            self.build(x.shape, x.dtype)
+        if training and self._one_value_is_error and isinstance(x, np.ndarray) and x.size:
+            axis = _axis_of(op, x, self.axis)
+            if x.size == x.shape[axis]:
+                raise _checks.one_value_a_channel(op, x)
+        params, buffers = self.params, self.buffers
+        y, self._saved = _forward(
+            op,
+            x,
+            params["gamma"],
+            params["beta"],
+            buffers["running_mean"],
+            buffers["running_var"],
+            training,
+            self.axis,
+            self.eps,
+            self.running_decay,
+            self.unbiased,
+            self.activation,
+            self.slope,
+            residual,
+            self.nonfinite,
+            None,
+        )
+        return y
+
+    def backward(self, dout: NDArray[Any]) -> Any:
+        op = "BatchNorm.backward"
+        if self._saved is None:
+            raise _checks.no_forward_yet(op)
+        gradients = self._gradients
+        result = _backward(op, dout, self._saved, None, gradients["gamma"], gradients["beta"])
+        return result[0] if len(result) == 3 else (result[0], result[3])
+
+
+def _parameter_dtype(op: str, dtype: Any) -> np.dtype:
+    try:
+        converted = np.dtype(dtype)
+    except TypeError:
+        converted = None
+    if converted not in _PARAMETER_DTYPES:
+        raise _checks.error(TypeError, op, "dtype", "float32 or float64", _checks.Words(str(dtype)))
+    return converted

@@ -2,10 +2,14 @@
 
 from kitae.reference.dropout import dropout_backward, dropout_forward, dropout_mask
 from kitae.reference.gradients import clip_grad_norm, clip_grad_value, global_norm
+from kitae.reference.normalization import batch_norm_backward, batch_norm_forward, batch_norm_sizes
 from kitae.reference.optimizers import OptimizerPlan
 
 __all__ = [
     "OptimizerPlan",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "batch_norm_sizes",
     "clip_grad_norm",
     "clip_grad_value",
     "dropout_backward",

@@ -40,3 +40,31 @@ def sum_in_order(values: np.ndarray) -> float:
     for term in chunk_sums(values).tolist():
         total += term
     return total
+
+
+ROWS_OF_CHUNK = 256  # where the channels lie side by side
+
+
+def sum_channels(terms: np.ndarray) -> np.ndarray:
+    """The sum of each channel of float64 (outer, channels, inner)."""
+    outer, channels, inner = terms.shape
+    total = np.zeros(channels)
+    if inner == 1:
+        for row in range(0, outer, ROWS_OF_CHUNK):
+            total += add_in_order(terms[row : row + ROWS_OF_CHUNK, :, 0])
+        return total
+    rows, piece = max(1, CHUNK // inner), min(inner, CHUNK)
+    for row in range(0, outer, rows):
+        for column in range(0, inner, piece):
+            total += _sum_lanes(terms[row : row + rows, :, column : column + piece])
+    return total
+
+
+def _sum_lanes(block: np.ndarray) -> np.ndarray:
+    """A chunk of each channel: lanes along the last axis, starting anew with every row."""
+    rows, channels, count = block.shape
+    groups = -(-count // LANES)
+    lanes = np.zeros((rows, channels, groups * LANES))
+    lanes[..., :count] = block
+    in_order = lanes.reshape(rows, channels, groups, LANES).transpose(0, 2, 1, 3)
+    return fold_lanes(add_in_order(in_order.reshape(rows * groups, channels, LANES)))
