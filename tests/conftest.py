@@ -10,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 import kitae
 from kitae import _dispatch
@@ -17,8 +18,10 @@ from kitae import _dispatch
 THREAD_COUNTS = (1, 2, 3, 4, 7, 8, 16)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "requires_torch: needs PyTorch; fails without it when KITAE_REQUIRE_TORCH=1")
+# Machines of CI are slow and busy: no deadline. A build with sanitizers is slower still: fewer examples.
+settings.register_profile("default", deadline=None)
+settings.register_profile("sanitized", deadline=None, max_examples=20)
+settings.load_profile("sanitized" if os.environ.get("KITAE_SANITIZED") else "default")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

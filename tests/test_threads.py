@@ -1,10 +1,6 @@
 """Threads and processes: how many, after fork, beside each other, interrupted, and what they leave behind."""
 
 import os
-import signal
-import subprocess
-import sys
-import threading
 import time
 
 import numpy as np
@@ -159,6 +155,7 @@ for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else REPEATS):
 """
 
 
+@pytest.mark.timing
 def test_fork_after_use(run_python):
     run_python("REPEATS = 3\n" + FORK)
 
