@@ -139,6 +139,7 @@ MISTAKES = {
     "batch": (["demo", "--batch", "-3"], ["--batch", "whole number", "'-3'"]),
     "batch too large": (["demo", "--batch", "1439"], ["--batch", "at most 1438", "1439"]),
     "seed": (["demo", "--seed", "18446744073709551616"], ["--seed", "2**64 - 1"]),
+    "threads": (["demo", "--threads", "1025"], ["--threads", "1 to 1024", "'1025'"]),
     "labels alone": (["demo", "--labels", "x"], ["--labels", "--data"]),
     "no file": (["demo", "--data", "/no/such/file"], ["/no/such/file", "expected", "No such file"]),
     "not a data file": (["demo", "--data", __file__], ["test_demo.py", "expected", "found the bytes"]),
@@ -162,6 +163,19 @@ def test_mistakes_get_one_line_and_code_2(mistake, capsys, tmp_path, monkeypatch
     assert not os.listdir(tmp_path)
 
 
+def test_threads_are_the_same_for_all_and_given_back():
+    from threadpoolctl import threadpool_info
+
+    def blas_threads():
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    before = kitae.get_num_threads(), blas_threads()
+    for count in (1, 2):
+        with command.threads(count):
+            assert (kitae.get_num_threads(), blas_threads()) == (count, {count})
+    assert (kitae.get_num_threads(), blas_threads()) == before
+
+
 def test_too_few_images_or_classes(tmp_path, capsys):
     for count, classes in ((9, 3), (60, 1)):
         images, labels = make_images(count, classes=classes)
@@ -174,6 +188,7 @@ def test_too_few_images_or_classes(tmp_path, capsys):
     ("missing", "options", "words"),
     [
         ("tqdm", [], ["tqdm"]),
+        ("threadpoolctl", [], ["threadpoolctl"]),
         ("sklearn", [], ["scikit-learn"]),
         ("matplotlib", [], ["matplotlib"]),
         ("sklearn", ["--data", "x.npz"], None),

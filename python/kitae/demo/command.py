@@ -4,7 +4,8 @@ import argparse
 import math
 import os
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
 from typing import Any
@@ -44,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=whole_number, default=128, metavar="N", help="images a step (default: 128)")
     parser.add_argument("--seed", type=seed_number, default=0, metavar="N", help="(default: 0)")
+    parser.add_argument("--threads", type=thread_count, default=1, metavar="N", help="CPU threads, the same for "
+        "NumPy's matrix products and for kitae (default: 1)",
+    )  # fmt: skip
     parser.add_argument("--out", default="kitae-demo", metavar="DIR", help="folder of the plots (default: kitae-demo)")
     parser.add_argument("--no-plots", action="store_true", help="draw no plots")
     parser.add_argument("--quick", action="store_true", help=f"as many epochs as make {QUICK_STEPS} steps")
@@ -52,6 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def whole_number(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
+    return int(text)
+
+
+def thread_count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 1024, got {text!r}")
     return int(text)
 
 
@@ -76,11 +86,13 @@ def run(arguments: argparse.Namespace) -> int:
     wanted_steps = QUICK_STEPS if arguments.quick else DEFAULT_STEPS
     epochs = arguments.epochs or max(1, round(wanted_steps / steps_an_epoch))
     config = installation()
+    machine = f"kitae {config['version']} on {config['cpu']}, NumPy {config['numpy']}; CPU threads: {arguments.threads}"
     sizes = f"{count:,} training and {len(test_set[0]):,} test images of {pixels} pixels, {dataset.classes} classes"
     plan = f"batches of {arguments.batch}, {epochs} epochs = {epochs * steps_an_epoch} steps; seed {arguments.seed}"
-    print(report.setup(f"{dataset.name}: {sizes}", layer_sizes(pixels, dataset.classes), plan, config))
+    print(report.setup(f"{dataset.name}: {sizes}", layer_sizes(pixels, dataset.classes), plan, machine))
     weights = textbook.he_weights(layer_sizes(pixels, dataset.classes), np.random.default_rng(arguments.seed))
-    runs = train_with_progress(weights, train_set, test_set, epochs, steps_an_epoch, arguments)
+    with threads(arguments.threads):
+        runs = train_with_progress(weights, train_set, test_set, epochs, steps_an_epoch, arguments)
     comparison = compare(runs[1], runs[2])
     print(report.EPOCH_NOTE)
     print(report.time_table(runs))
@@ -89,7 +101,6 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.no_plots:
         from kitae.demo.plots import save_plots
 
-        machine = f"{config['cpu']}, {config['threads']} threads"
         for path in save_plots(arguments.out, runs, dataset.name, machine):
             print(f"Plot: {path}")
     return 0 if comparison.agree else 1
@@ -124,8 +135,22 @@ def train_with_progress(
         )  # fmt: skip
 
 
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """The same number of CPU threads for NumPy's matrix products and for kitae."""
+    from threadpoolctl import threadpool_limits
+
+    before = kitae.get_num_threads()
+    kitae.set_num_threads(count)
+    try:
+        with threadpool_limits(count, user_api="blas"):
+            yield
+    finally:
+        kitae.set_num_threads(before)
+
+
 def require_extras(arguments: argparse.Namespace) -> None:
-    needed = {"tqdm": "tqdm"}
+    needed = {"tqdm": "tqdm", "threadpoolctl": "threadpoolctl"}
     if arguments.data is None:
         needed["sklearn"] = "scikit-learn"
     if not arguments.no_plots:

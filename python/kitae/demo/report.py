@@ -1,7 +1,5 @@
 """The words and tables of the demo."""
 
-from typing import Any
-
 from kitae.demo.comparison import Comparison
 from kitae.demo.contenders import DROP, HIDDEN_LAYERS, HIDDEN_UNITS, KERNELS, LEARNING_RATE, MAX_NORM
 from kitae.demo.training import Run
@@ -10,7 +8,7 @@ COLUMN = 20
 LABEL = 20
 
 
-def setup(data: str, sizes: list[int], plan: str, config: dict[str, Any]) -> str:
+def setup(data: str, sizes: list[int], plan: str, machine: str) -> str:
     return f"""\
 One network, trained three times: the same initial weights, the same batches, three implementations.
 
@@ -20,7 +18,7 @@ each hidden layer: dense, batch norm, ReLU, dropout {DROP:g}
   training  softmax cross entropy; Adam, learning rate {LEARNING_RATE:g}; \
 gradient norm clipped to {MAX_NORM:g}; float32;
             {plan}
-  machine   kitae {config["version"]} on {config["cpu"]}, {config["threads"]} threads; NumPy {config["numpy"]}
+  machine   {machine}
 
   textbook NumPy    plain NumPy, written as a book writes it
   kitae reference   kitae's layers computed by kitae.reference, the specification in NumPy
