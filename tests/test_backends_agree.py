@@ -20,7 +20,7 @@ GRADIENT_CHECK_ELEMENTS = 250
 def run(case: Case, original: Inputs, backend: str, *, give_out: bool) -> Results:
     """One call on guarded copies; the results are copies too, so that in-place results outlive the inputs."""
     inputs = GuardedInputs(original)
-    targets = {name: Guarded(original[like]) for name, like in case.out.items()} if give_out else {}
+    targets = {name: Guarded(np.empty_like(original[like])) for name, like in case.out.items()} if give_out else {}
     with kitae.use_backend(backend):
         results = case.call(inputs.values, {name: target.array for name, target in targets.items()})
     assert inputs.damaged(case.changes) == [], f"{case.name} on {backend}: wrote where it must not"

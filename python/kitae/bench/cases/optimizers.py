@@ -9,7 +9,7 @@ import numpy as np
 
 import kitae
 
-from .row import Case, Expected, Inputs, Results, Size, Tolerance, Traffic, ulp, wide
+from .row import Case, Expected, Inputs, Results, Size, Tolerance, Traffic, element_dtype, ulp, wide
 from .tensors import BENCH_SIZES, NAN_SIZE, TEST_SIZES, tensors, total_bytes
 
 STEPS = 3
@@ -187,10 +187,9 @@ def _call(inputs: Inputs, out: Mapping[str, np.ndarray], *, optimizer: Optimizer
 
 def _expected(inputs: Inputs, *, optimizer: Optimizer) -> dict[str, Expected]:
     params = [wide(p) for p in inputs["params"]]
-    original = inputs["params"]
     states: list[State] = [{} for _ in params]
     uncancelled: list[State] = [{} for _ in params]
-    element = np.dtype(np.float64) if original[0].dtype == np.float64 else np.dtype(np.float32)
+    element = element_dtype(inputs["params"][0])
     unit = float(ulp(1.0, element))
     errors = [np.zeros(p.shape) for p in params]
     for step, grads in enumerate(_steps(inputs)):

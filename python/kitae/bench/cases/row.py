@@ -85,7 +85,7 @@ class Case:
     tolerance: Mapping[str, Tolerance]
     #: Inputs that the call writes to; every other input must keep every bit.
     changes: tuple[str, ...] = ()
-    #: Results that can be written to a given array -> the input whose shape, dtype and layout that array has.
+    #: Results that can be written to a given array -> the input whose shape, dtype and memory order that array has.
     out: Mapping[str, str] = field(default_factory=dict)
     gradient: Gradient | None = None
     bench_sizes: tuple[Size, ...] = ()
@@ -102,6 +102,11 @@ def dtype_named(name: str) -> np.dtype:
 
         return np.dtype(ml_dtypes.bfloat16)
     return np.dtype(name)
+
+
+def element_dtype(array: np.ndarray) -> np.dtype:
+    """The dtype of the op's arithmetic: 16-bit types are storage."""
+    return np.dtype(np.float64) if array.dtype == np.float64 else np.dtype(np.float32)
 
 
 def wide(array: np.ndarray) -> np.ndarray:
