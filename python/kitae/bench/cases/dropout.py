@@ -114,8 +114,9 @@ def _call_mask(inputs: Inputs, out: Mapping[str, np.ndarray]) -> Results:
 
 def _expected_mask(inputs: Inputs) -> dict[str, Expected]:
     keep = kept(inputs["x"].shape, inputs["drop"], inputs["seed"], inputs["offset"])
-    bits = np.packbits(keep.reshape(-1), bitorder="little")
-    return {"bits": Expected(bits), "kept": Expected(keep)}
+    padded = np.zeros(-(-keep.size // 64) * 64, bool)  # whole groups of 8 bytes
+    padded[: keep.size] = keep.reshape(-1)
+    return {"bits": Expected(np.packbits(padded, bitorder="little")), "kept": Expected(keep)}
 
 
 def _scaled(inputs: Inputs, name: str, scale: str) -> Expected:
