@@ -115,5 +115,6 @@ struct Row {
 
 // One function a file, appending its rows; golden_test.cpp calls them all.
 void add_number_rows(std::vector<Row>& rows);
+void add_dropout_rows(std::vector<Row>& rows);
 
 }  // namespace kitae::golden
