@@ -8,7 +8,7 @@ import pytest
 import kitae
 from conftest import THREAD_COUNTS
 from guard_bands import Guarded, GuardedInputs
-from kitae.bench.cases import CASES, Case, Expected, Inputs, Results, Size, allowed_error
+from kitae.bench.cases import CASES, Case, Expected, Inputs, Results, Size, Tolerance, allowed_error
 from kitae.bench.cases.dropout import philox4x32
 
 BACKENDS = ("reference", "cpu")
@@ -178,3 +178,25 @@ def test_guard_bands_see_a_byte_outside(layout: str) -> None:
         assert not guard.intact()
         guard._buffer[byte] ^= 1
     assert guard.intact()
+
+
+def test_comparisons_see_one_bit_and_one_ulp() -> None:
+    value = np.array([1.0, -0.0, np.nan, 3.0], np.float32)
+    assert_same_bits(value.copy(), value, "the same")
+    assert_same_bits(-value, -value, "NaNs match whatever their sign")
+    for index, other in ((0, np.nextafter(np.float32(1), np.float32(2))), (1, 0.0), (2, 1.0)):
+        changed = value.copy()
+        changed[index] = other
+        with pytest.raises(pytest.fail.Exception, match="1 of 4 differ"):
+            assert_same_bits(changed, value, "changed")
+    with pytest.raises(AssertionError):
+        assert_same_bits(value.astype(np.float64), value, "another dtype")
+
+    expected = Expected(value.astype(np.float64))
+    half = allowed_error(expected, Tolerance(0.5, ""), value.dtype)
+    assert_close(value, expected, half, "the same")
+    for index, other in ((0, 1 + 2.0**-23), (1, 1e-30), (2, 1.0), (3, np.nan), (3, np.inf)):
+        changed = value.copy()
+        changed[index] = other
+        with pytest.raises(pytest.fail.Exception, match="1 of 4 wrong"):
+            assert_close(changed, expected, half, "changed")
