@@ -125,9 +125,10 @@ class RulePlan final : public OptimizerPlan {
       factors_.clear();
       for (const double norm : norms_.of_tensors()) factors_.push_back(factor(norm, scaling));
     }
+    for (Group& group : groups_) group.prepare(number);
     std::atomic<int64_t> bad{0};
     tiles_.for_each_piece([&](const cpu::Tiles::Piece& piece) {
-      const int64_t count = update(piece, number, zero);
+      const int64_t count = update(piece, zero);
       if (count) bad.fetch_add(count, std::memory_order_relaxed);
     });
     result.nonfinite_elements = bad.load();
@@ -138,9 +139,37 @@ class RulePlan final : public OptimizerPlan {
   void resize_groups(int64_t groups) override { groups_.resize(static_cast<size_t>(groups)); }
 
  private:
+  // What the update of one type reads, rounded to it once a step.
+  template <class T>
+  struct Rounded {
+    typename Rule::template Scalars<T> scalars{typename Rule::Hyperparameters{}, 1};
+    T weight_keep = T(1), l2 = T(0), l1 = T(0);
+  };
+
   struct Group {
     typename Rule::Hyperparameters rule;
     CommonNumbers common;
+    Rounded<float> as_float;
+    Rounded<double> as_double;
+
+    void prepare(int64_t number) {
+      round(as_float, number);
+      round(as_double, number);
+    }
+    template <class T>
+    void round(Rounded<T>& rounded, int64_t number) const {
+      rounded.scalars = typename Rule::template Scalars<T>(rule, number);
+      rounded.weight_keep = static_cast<T>(common.weight_keep);
+      rounded.l2 = static_cast<T>(common.l2);
+      rounded.l1 = static_cast<T>(common.l1);
+    }
+    template <class T>
+    const Rounded<T>& as() const {
+      if constexpr (std::is_same_v<T, double>)
+        return as_double;
+      else
+        return as_float;
+    }
   };
 
   static double factor(double norm, const Scaling& scaling) {
@@ -159,23 +188,22 @@ class RulePlan final : public OptimizerPlan {
     });
   }
 
-  int64_t update(const cpu::Tiles::Piece& piece, int64_t number, bool zero) {
+  int64_t update(const cpu::Tiles::Piece& piece, bool zero) {
     const Parameter& parameter = parameters_[static_cast<size_t>(piece.tensor)];
     if (!parameter.active()) return 0;
-    return parameter.value.dtype == DType::float64 ? update_as<double>(piece, parameter, number, zero)
-                                                   : update_as<float>(piece, parameter, number, zero);
+    return parameter.value.dtype == DType::float64 ? update_as<double>(piece, parameter, zero)
+                                                   : update_as<float>(piece, parameter, zero);
   }
 
   template <class T>
-  int64_t update_as(const cpu::Tiles::Piece& piece, const Parameter& parameter, int64_t number, bool zero) {
+  int64_t update_as(const cpu::Tiles::Piece& piece, const Parameter& parameter, bool zero) {
     const Group& group = groups_[static_cast<size_t>(parameter.group)];
-    const typename Rule::template Scalars<T> scalars(group.rule, number);
-    const T weight_keep = static_cast<T>(group.common.weight_keep);
+    const Rounded<T>& numbers = group.template as<T>();
     const double factor = factors_[factors_.size() == 1 ? 0 : static_cast<size_t>(piece.tensor)];
     GradientTerms<T> terms;
     terms.scale = static_cast<T>(factor);
-    terms.l2 = static_cast<T>(group.common.l2);
-    terms.l1 = static_cast<T>(group.common.l1);
+    terms.l2 = numbers.l2;
+    terms.l1 = numbers.l1;
     const bool penalties = group.common.l2 != 0 || group.common.l1 != 0;
 
     T* const weight = cpu::direct<T>(parameter.value, piece.begin);
@@ -184,8 +212,8 @@ class RulePlan final : public OptimizerPlan {
       return i < Rule::kSlots ? reinterpret_cast<T*>(parameter.slots[static_cast<size_t>(i)].data) + begin : nullptr;
     };
     const auto update = [&](T scale, int64_t begin, int64_t count, T* w, const T* g) {
-      return update_rows<Rule, T>(scalars, weight_keep, scale, count, w, g, slot(0, begin), slot(1, begin),
-                                  slot(2, begin));
+      return update_rows<Rule, T>(numbers.scalars, numbers.weight_keep, scale, count, w, g, slot(0, begin),
+                                  slot(1, begin), slot(2, begin));
     };
     if (weight && gradient) return update(terms.scale, piece.begin, piece.count, weight, gradient);
 
