@@ -4,7 +4,9 @@
 
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "drivers/array.h"
@@ -110,11 +112,12 @@ class Contiguous {
 
 struct Row {
   std::string name;
-  uint64_t (*hash)();
+  std::function<uint64_t()> hash;
 };
 
 // One function a file, appending its rows; golden_test.cpp calls them all.
 void add_number_rows(std::vector<Row>& rows);
 void add_dropout_rows(std::vector<Row>& rows);
+void add_optimizer_rows(std::vector<Row>& rows);
 
 }  // namespace kitae::golden
