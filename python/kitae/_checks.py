@@ -6,6 +6,7 @@ array as ``Rejected(argument, reason, index)``; ``explain`` finds the words.
 
 import math
 import operator
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -93,6 +94,8 @@ def not_an_array(op: str, argument: str, value: Any) -> Exception:
     """A list, a tensor of another library, a masked array...: with the one line that converts it."""
     expected = "a numpy.ndarray or cupy.ndarray"
     root = type(value).__module__.partition(".")[0]
+    if is_cupy(value):
+        return error(TypeError, op, argument, "a numpy.ndarray like the others (arrays are never moved)", value)
     if root == "torch":
         return error(TypeError, op, argument, expected + " (`tensor.numpy()` shares a CPU tensor's memory)", value)
     if isinstance(value, np.ma.MaskedArray):
@@ -104,6 +107,11 @@ def not_an_array(op: str, argument: str, value: Any) -> Exception:
     if isinstance(value, (list, tuple, float, int)) and not isinstance(value, bool):
         return error(TypeError, op, argument, expected + " (`numpy.asarray(value)` makes one)", value)
     return error(TypeError, op, argument, expected, value)
+
+
+def is_cupy(array: Any) -> bool:
+    cupy = sys.modules.get("cupy")  # whoever has a CuPy array has imported it
+    return cupy is not None and isinstance(array, cupy.ndarray)
 
 
 def wrong_device(op: str, argument: str, value: Any, backend: str) -> Exception:
@@ -146,7 +154,8 @@ def number(
     if infinite and high == math.inf:
         bounds = bounds[:-1] + "]"
     expected = "a finite number" if low == -math.inf and high == math.inf else f"a number in {bounds}"
-    if isinstance(value, (bool, np.bool_, str, bytes)) or (isinstance(value, np.ndarray) and value.ndim > 0):
+    vector = isinstance(value, np.ndarray) and (value.ndim > 0 or isinstance(value, np.ma.MaskedArray))
+    if vector or isinstance(value, (bool, np.bool_, str, bytes)):
         raise error(TypeError, op, argument, expected, value)
     try:
         converted = float(value)

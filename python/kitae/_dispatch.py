@@ -3,7 +3,6 @@
 No silent fallback: the backend asked for runs, or an error says why not, and no array is moved between devices.
 """
 
-import sys
 from contextvars import ContextVar, Token
 from types import ModuleType, TracebackType
 from typing import Any
@@ -53,11 +52,6 @@ def _named(name: str) -> ModuleType:
     raise _checks.cuda_unavailable()
 
 
-def is_cupy(array: Any) -> bool:
-    cupy = sys.modules.get("cupy")
-    return cupy is not None and isinstance(array, cupy.ndarray)
-
-
 def backend_for(array: Any, op: str, argument: str) -> ModuleType:
     """The backend for ``array``: by its type, or the one that ``use_backend`` forces if it can take the array."""
     kind = type(array)
@@ -68,7 +62,7 @@ def backend_for(array: Any, op: str, argument: str) -> ModuleType:
         if forced == "cuda":
             raise _checks.wrong_device(op, argument, array, forced)
         return _named(forced)
-    if is_cupy(array):
+    if _checks.is_cupy(array):
         forced = _forced.get()
         if forced is not None and forced != "cuda":
             raise _checks.wrong_device(op, argument, array, forced)

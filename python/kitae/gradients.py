@@ -24,7 +24,7 @@ def as_list(op: str, grads: Any) -> tuple[list[Any], Any]:
         arrays = list(grads.values())
     elif isinstance(grads, tuple):
         arrays = list(grads)
-    elif isinstance(grads, np.ndarray) or _dispatch.is_cupy(grads):
+    elif isinstance(grads, np.ndarray) or _checks.is_cupy(grads):
         arrays = [grads]
     elif isinstance(grads, Sequence) or hasattr(grads, "__next__"):
         # An exhausted generator would silently clip nothing.
