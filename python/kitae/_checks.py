@@ -230,7 +230,7 @@ def nonfinite_running(op: str, channel: int, mean: Any, variance: Any) -> Except
 
 
 def no_forward_yet(op: str) -> Exception:
-    return RuntimeError(f"kitae.{op}: called before forward: there is nothing to differentiate")
+    return error(RuntimeError, op, "dout", "a forward pass before", Words("none"))
 
 
 def one_value_a_channel(op: str, x: Any) -> Exception:

@@ -330,7 +330,7 @@ class Dropout(_RandomLayer):
         if isinstance(saved, Mask):
             return _backward(op, dout, saved, None)
         if saved is None:
-            raise _checks.error(RuntimeError, op, "dout", "a forward pass before", _checks.Words("none"))
+            raise _checks.no_forward_yet(op)
         if isinstance(saved, float):
             return _multiply(op, dout, "dout", saved)
         _check_array(op, dout, "dout")

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from kitae import _checks, _dispatch, semantics as _semantics
+from kitae import _checks, _dispatch
+from kitae import semantics as _semantics
 from kitae._checks import Rejected
 
 __all__ = ["BatchNorm", "Saved", "batch_norm", "batch_norm_backward"]
@@ -171,7 +172,9 @@ def _forward(
     if running_mean is None or running_var is None:
         if running_mean is not running_var or not training:
             missing = "running_mean" if running_mean is None else "running_var"
-            expected = "an array, as the other running statistic is one" if training else "an array (inference needs it)"
+            expected = (
+                "an array, as the other running statistic is one" if training else "an array (inference needs it)"
+            )
             raise _checks.error(TypeError, op, missing, expected, None)
     activation_code = _ACTIVATION_CODES[activation]
     y = np.empty_like(x, subok=False) if out is None else out
@@ -406,7 +409,10 @@ class BatchNorm:
             raise _checks.error(ValueError, op, "shape", "a tuple of two lengths or more", _checks.Words(shape))
         axis = _checks.integer(op, "axis", self.axis, low=-len(shape), high=len(shape) - 1)
         channels = _checks.integer(op, f"shape[{axis}]", shape[axis], low=0, high=2**62)
-        self._make(channels, self.dtype or (np.dtype(np.float32) if np.dtype(dtype).itemsize == 2 else _parameter_dtype(op, dtype)))
+        self._make(
+            channels,
+            self.dtype or (np.dtype(np.float32) if np.dtype(dtype).itemsize == 2 else _parameter_dtype(op, dtype)),
+        )
 
     def _make(self, channels: int, dtype: np.dtype) -> None:
         self.params = {"gamma": np.ones(channels, dtype), "beta": np.zeros(channels, dtype)}
@@ -425,9 +431,7 @@ class BatchNorm:
         self._trainable = _checks.boolean("BatchNorm", "trainable", value)
         self.grads = dict(self._gradients) if self._trainable else dict.fromkeys(self._gradients)
 
-    def forward(
-        self, x: NDArray[Any], training: bool = True, *, residual: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
+    def forward(self, x: NDArray[Any], training: bool = True, *, residual: NDArray[Any] | None = None) -> NDArray[Any]:
         op = "BatchNorm.forward"
         if training is not True and training is not False:
             training = _checks.boolean(op, "training", training)

@@ -669,7 +669,7 @@ class AdaGrad(Optimizer):
         super().__init__(params, values, _common(l1, max_norm, nonfinite, master, no_decay), semantics)
 
     def _check_options(self) -> None:
-        _checks.boolean(self._op, "eps_inside", self._values["eps_inside"])
+        self._values["eps_inside"] = _checks.boolean(self._op, "eps_inside", self._values["eps_inside"])
         self._number("initial", self._values["initial"])
 
     def _rule(self) -> str:
@@ -760,7 +760,7 @@ class RMSProp(Optimizer):
 
     def _check_options(self) -> None:
         for name in ("eps_inside", "centered"):
-            _checks.boolean(self._op, name, self._values[name])
+            self._values[name] = _checks.boolean(self._op, name, self._values[name])
         self._with_velocity = self._number("momentum", self._values["momentum"]) > 0
 
     def _rule(self) -> str:

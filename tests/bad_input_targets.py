@@ -1,0 +1,448 @@
+"""Every public function, argument by argument: how it is called, and the outcomes of each kind."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import kitae
+from bad_input_kinds import (
+    ANY_FINITE,
+    AXIS_OF_TWO,
+    BELOW_ONE,
+    CHOICE,
+    CHOOSES_BACKEND,
+    COUNT,
+    FLOATS,
+    LAYOUTS,
+    LENGTH,
+    NOT_NEGATIVE,
+    OFFSET,
+    POSITIVE_OR_INFINITE,
+    READ,
+    READ_LIKE,
+    READ_SHAPED,
+    READ_VECTOR,
+    SEED,
+    SHAPES,
+    TRUTH,
+    UP_TO_ONE,
+    WORKS,
+    WRITE,
+    WRITE_LIKE,
+    WRITE_SHAPED,
+    WRITE_VECTOR,
+    Outcomes,
+    optional,
+)
+
+Arguments = dict[str, Any]
+
+
+def numbers(seed: int, shape: tuple[int, ...] = (3, 4)) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(0.5, 2.0, shape).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One public function with one argument under test; the others are good."""
+
+    op: str  # as messages name it
+    argument: str  # as messages name it
+    outcomes: Outcomes
+    call: Callable[[Arguments], Any]  # gives everything that the call computed or changed beside its arguments
+    good: Callable[[], Arguments]
+    key: str = ""  # of the argument in `good()`, where messages name it differently
+    names: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # by kind: op and argument of the message
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.op}{self.variant}-{self.argument}"
+
+
+def undisturbed(state: Callable[[], Any], call: Callable[[], Any]) -> Any:
+    """call(); where it raises, what ``state`` gives must be as before."""
+    from test_bad_input import assert_same
+
+    before = state()
+    try:
+        return call()
+    except Exception:
+        assert_same(state(), before, "state ")
+        raise
+
+
+def copies(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: None if array is None else array.copy() for name, array in arrays.items()}
+
+
+OPTIMIZERS: dict[str, dict[str, Outcomes]] = {
+    "SGD": {},
+    "Momentum": {"momentum": UP_TO_ONE},
+    "Nesterov": {"momentum": UP_TO_ONE, "form": CHOICE},
+    "AdaGrad": {"eps": NOT_NEGATIVE, "initial": NOT_NEGATIVE, "eps_inside": TRUTH},
+    "AdaDelta": {"rho": BELOW_ONE, "eps": NOT_NEGATIVE},
+    "RMSProp": {
+        "rho": BELOW_ONE,
+        "eps": NOT_NEGATIVE,
+        "momentum": UP_TO_ONE,
+        "eps_inside": TRUTH,
+        "centered": TRUTH,
+    },
+    "Adam": {"beta1": BELOW_ONE, "beta2": BELOW_ONE, "eps": NOT_NEGATIVE},
+    "AdamW": {"beta1": BELOW_ONE, "beta2": BELOW_ONE, "eps": NOT_NEGATIVE},
+    "AMSGrad": {"beta1": BELOW_ONE, "beta2": BELOW_ONE, "eps": NOT_NEGATIVE},
+    "NormalizedGD": {"per": CHOICE},
+}
+WORDS = {"form": "torch", "per": "tensor", "nonfinite": "zero", "semantics": "torch"}
+
+
+def good_keyword(keyword: str, outcomes: Outcomes) -> Any:
+    if keyword in WORDS:
+        return WORDS[keyword]
+    return True if "numpy" in outcomes else 0.5
+
+
+def optimizer_targets() -> Iterator[Target]:
+    for name, own in OPTIMIZERS.items():
+        cls = getattr(kitae, name)
+
+        def good() -> Arguments:
+            return {"param": numbers(1), "grad": numbers(2), "other": numbers(3, (5,)), "other_grad": numbers(4, (5,))}
+
+        def step(arguments: Arguments, cls: Any = cls) -> Any:
+            optimizer = cls([arguments["other"], arguments["param"]])
+            undisturbed(optimizer.state_dict, lambda: optimizer.step([arguments["other_grad"], arguments["grad"]]))
+            return optimizer.state_dict()
+
+        # A parameter of another shape is fine; its gradient then is not.
+        shaped = dict.fromkeys(SHAPES, (f"{name}.step", "grads[1]"))
+        yield Target(f"{name}.attach", "params[1]", WRITE_SHAPED, step, good, "param", shaped)
+        yield Target(f"{name}.step", "grads[1]", optional(READ_LIKE), step, good, "grad")  # None: leave it alone
+
+        def construct(arguments: Arguments, cls: Any = cls) -> Any:
+            keywords = {key: value for key, value in arguments.items() if key not in ("param", "grad")}
+            optimizer = cls([arguments["param"]], **keywords)
+            optimizer.step([arguments["grad"]])
+            return optimizer.state_dict()
+
+        keywords = {
+            "lr": optional(NOT_NEGATIVE),
+            "weight_decay": optional(NOT_NEGATIVE),
+            "l1": NOT_NEGATIVE,
+            "master": optional(TRUTH),
+            "nonfinite": optional(CHOICE),
+            "semantics": CHOICE,
+            **{keyword: optional(outcomes) for keyword, outcomes in own.items()},
+        }
+        if name != "NormalizedGD":
+            keywords["max_norm"] = optional(POSITIVE_OR_INFINITE)
+        for keyword, outcomes in keywords.items():
+
+            def with_keyword(keyword: str = keyword, outcomes: Outcomes = outcomes) -> Arguments:
+                return {"param": numbers(1), "grad": numbers(2), keyword: good_keyword(keyword, outcomes)}
+
+            yield Target(name, keyword, outcomes, construct, with_keyword)
+
+        def assign_lr(arguments: Arguments, cls: Any = cls) -> Any:
+            optimizer = cls([arguments["param"]])
+
+            def assign() -> None:
+                optimizer.lr = arguments["lr"]
+
+            undisturbed(optimizer.state_dict, assign)
+            return optimizer.state_dict()
+
+        yield Target(
+            name, "lr", NOT_NEGATIVE, assign_lr, lambda: {"param": numbers(1), "lr": 0.5}, variant="(assigned)"
+        )
+
+
+def gradient_targets() -> Iterator[Target]:
+    def good() -> Arguments:
+        return {"first": numbers(1), "second": numbers(2, (5,)), "max_norm": 1.0, "eps": 1e-6, "limit": 0.75}
+
+    def pair(arguments: Arguments) -> list[Any]:
+        return [arguments["second"], arguments["first"]]
+
+    def clip(arguments: Arguments, **keywords: Any) -> Any:
+        return kitae.clip_grad_norm(pair(arguments), arguments["max_norm"], eps=arguments["eps"], **keywords)
+
+    def clip_value(arguments: Arguments) -> Any:
+        return kitae.clip_grad_value(pair(arguments), arguments["limit"])
+
+    yield Target("global_norm", "grads[1]", optional(READ), lambda a: kitae.global_norm(pair(a)), good, "first")
+    yield Target("clip_grad_norm", "grads[1]", optional(WRITE), clip, good, "first")
+    per_tensor = "(per tensor)"
+    yield Target(
+        "clip_grad_norm",
+        "grads[1]",
+        optional(WRITE),
+        lambda a: clip(a, per="tensor"),
+        good,
+        "first",
+        variant=per_tensor,
+    )
+    yield Target("clip_grad_value", "grads[1]", optional(WRITE), clip_value, good, "first")
+    yield Target("clip_grad_norm", "max_norm", POSITIVE_OR_INFINITE, clip, good)
+    yield Target("clip_grad_norm", "eps", NOT_NEGATIVE, clip, good)
+    for keyword, word in (("nonfinite", "raise"), ("per", "all")):
+        yield Target(
+            "clip_grad_norm",
+            keyword,
+            CHOICE,
+            lambda a, k=keyword: clip(a, **{k: a[k]}),
+            lambda k=keyword, w=word: {**good(), k: w},
+        )
+    yield Target("clip_grad_value", "limit", POSITIVE_OR_INFINITE, clip_value, good)
+
+
+VECTORS = ("gamma", "beta", "running_mean", "running_var")
+
+
+def normalization_arguments() -> Arguments:
+    vectors = {name: numbers(10 + i, (4,)) for i, name in enumerate(VECTORS)}
+    arrays = {"x": numbers(1), **vectors, "residual": numbers(2), "out": numbers(3)}
+    return {**arrays, "axis": 1, "eps": 1e-5, "running_decay": 0.9, "slope": 0.01, "unbiased": True, "training": True}
+
+
+def normalization_targets() -> Iterator[Target]:
+    op, good = "batch_norm", normalization_arguments
+
+    def forward(arguments: Arguments, **more: Any) -> Any:
+        keywords = {"activation": "leaky_relu", **arguments, **more}
+        positional = [keywords.pop(name) for name in ("x", *VECTORS)]
+        y, saved = kitae.batch_norm(*positional, **keywords)
+        assert arguments["out"] is None or y is arguments["out"]
+        return y, saved.mean, saved.inv_std
+
+    def fresh() -> Arguments:
+        return {**good(), "residual": None, "out": None}
+
+    def inference(arguments: Arguments) -> Any:
+        return forward(arguments, training=False, activation=None)
+
+    # Another number of channels is what gamma has not; fewer than two dimensions are x's trouble.
+    x = {**READ_SHAPED, **CHOOSES_BACKEND, "longer": WORKS, "empty": WORKS}
+    channels = dict.fromkeys(("one_axis_more", "transposed"), (op, "gamma"))
+    yield Target(op, "x", x, forward, fresh, names=channels)
+    yield Target(op, "x", x, inference, fresh, names=channels, variant="(inference)")
+    for name in VECTORS:
+        outcomes, none = (WRITE_VECTOR, TypeError) if name.startswith("running") else (READ_VECTOR, WORKS)
+        yield Target(op, name, {**outcomes, "none": none}, forward, good)
+        yield Target(op, name, {**READ_VECTOR, "none": none}, inference, good, variant="(inference)")
+    yield Target(op, "residual", optional(READ_LIKE), forward, good)
+    # Another memory order than x's would need a copy, and `out` would not be where y is computed.
+    out = optional({**WRITE_LIKE, **dict.fromkeys(LAYOUTS, ValueError)})
+    yield Target(op, "out", out, forward, good)
+    for keyword, outcomes in (
+        ("axis", {**AXIS_OF_TWO, "zero": ValueError, "minus_three": ValueError}),
+        ("eps", NOT_NEGATIVE),
+        ("running_decay", UP_TO_ONE),
+        ("slope", ANY_FINITE),
+        ("unbiased", TRUTH),
+        ("training", TRUTH),
+    ):
+        names = {"zero": (op, "gamma")} if keyword == "axis" else {}
+        yield Target(op, keyword, outcomes, forward, fresh, names=names)
+    for keyword, word, outcomes in (("activation", "relu", optional(CHOICE)), ("nonfinite", "raise", CHOICE)):
+        yield Target(op, keyword, outcomes, forward, lambda k=keyword, w=word: {**fresh(), k: w})
+
+    def backward(arguments: Arguments) -> Any:
+        start = good()
+        positional = [start[name] for name in ("x", *VECTORS)]
+        _, saved = kitae.batch_norm(*positional, training=True, activation="relu", residual=start["residual"])
+        return kitae.batch_norm_backward(arguments["dout"], saved, out=arguments["out"])
+
+    op = "batch_norm_backward"
+    outcomes = {**READ_LIKE, **CHOOSES_BACKEND}
+    yield Target(op, "dout", outcomes, backward, lambda: {"dout": numbers(4), "out": None})
+    yield Target(op, "out", out, backward, lambda: {"dout": numbers(4), "out": numbers(5)})
+
+    def layer_forward(arguments: Arguments) -> Any:
+        layer = kitae.BatchNorm(arguments["channels"])
+
+        def state() -> Any:
+            return copies(layer.params), copies(layer.buffers)
+
+        y = undisturbed(state, lambda: layer.forward(arguments["x"], residual=arguments["residual"]))
+        return y, state()
+
+    op = "BatchNorm.forward"
+    channels = dict.fromkeys(("one_axis_more", "transposed"), (op, "gamma"))
+    yield Target(op, "x", x, layer_forward, lambda: {"x": numbers(1), "residual": None, "channels": 4}, names=channels)
+    unbuilt = {**x, "one_axis_more": WORKS, "transposed": WORKS}
+    lazily = "(without sizes)"
+    yield Target(
+        op, "x", unbuilt, layer_forward, lambda: {"x": numbers(1), "residual": None, "channels": None}, variant=lazily
+    )
+    yield Target(
+        op,
+        "residual",
+        optional(READ_LIKE),
+        layer_forward,
+        lambda: {"x": numbers(1), "residual": numbers(2), "channels": 4},
+    )
+
+    def layer_backward(arguments: Arguments) -> Any:
+        layer = kitae.BatchNorm(4)
+        layer.forward(numbers(1))
+        return undisturbed(lambda: copies(layer.grads), lambda: layer.backward(arguments["dout"])), layer.grads
+
+    outcomes = {**READ_LIKE, **CHOOSES_BACKEND}
+    yield Target("BatchNorm.backward", "dout", outcomes, layer_backward, lambda: {"dout": numbers(4)})
+    for keyword, outcomes in (
+        ("eps", optional(NOT_NEGATIVE)),
+        ("running_decay", optional(UP_TO_ONE)),
+        ("slope", ANY_FINITE),
+        ("unbiased", optional(TRUTH)),
+        ("trainable", TRUTH),
+    ):
+
+        def construct(arguments: Arguments) -> Any:
+            layer = kitae.BatchNorm(4, activation="leaky_relu", **arguments)
+            return layer.forward(numbers(1)), layer.buffers, layer.trainable
+
+        yield Target("BatchNorm", keyword, outcomes, construct, lambda k=keyword, o=outcomes: {k: good_keyword(k, o)})
+    for keyword, value, outcomes in (
+        ("channels", 4, optional(LENGTH)),
+        ("activation", "relu", optional(CHOICE)),
+        ("nonfinite", "raise", optional(CHOICE)),
+        ("semantics", "paper", CHOICE),
+    ):
+        yield Target(
+            "BatchNorm", keyword, outcomes, lambda a: kitae.BatchNorm(**a).params, lambda k=keyword, v=value: {k: v}
+        )
+
+
+def dropout_targets() -> Iterator[Target]:
+    def described(mask: Any) -> Any:
+        return mask.unpack(), mask.shape, mask.drop, mask.scale, mask.seed, mask.offset
+
+    def good() -> Arguments:
+        keywords = {"drop": 0.5, "seed": 7, "offset": 0, "scale": "inverted", "store": "bits"}
+        return {"x": numbers(1), "out": numbers(2), **keywords}
+
+    def forward(arguments: Arguments) -> Any:
+        y, mask = kitae.dropout(**arguments)
+        assert arguments["out"] is None or y is arguments["out"]
+        return y, described(mask)
+
+    x = {**READ, **CHOOSES_BACKEND}
+    dout = {**READ_SHAPED, **CHOOSES_BACKEND}
+    for store in ("bits", "replay"):
+        variant = f"({store})"
+        yield Target("dropout", "x", x, forward, lambda s=store: {**good(), "out": None, "store": s}, variant=variant)
+
+        def backward(arguments: Arguments, store: str = store) -> Any:
+            _, mask = kitae.dropout(numbers(1), 0.5, seed=7, store=store)
+            return kitae.dropout_backward(arguments["dout"], mask, out=arguments["out"])
+
+        op = "dropout_backward"
+        yield Target(op, "dout", dout, backward, lambda: {"dout": numbers(3), "out": None}, variant=variant)
+        both = {"dout": numbers(3), "out": numbers(4)}
+        yield Target(op, "out", optional(WRITE_LIKE), backward, lambda b=both: dict(b), variant=variant)
+    yield Target("dropout", "out", optional(WRITE_LIKE), forward, good)
+    draws = {"drop": UP_TO_ONE, "seed": SEED, "offset": OFFSET}
+    for keyword, outcomes in {**draws, "scale": CHOICE, "store": CHOICE}.items():
+        yield Target("dropout", keyword, outcomes, forward, good)
+    for keyword, outcomes in {**draws, "shape": {**LENGTH, "list": WORKS}}.items():
+        yield Target(
+            "dropout_mask",
+            keyword,
+            outcomes,
+            lambda a: described(kitae.dropout_mask(**a)),
+            lambda: {"shape": 5, "drop": 0.5, "seed": 7, "offset": 0},
+        )
+
+    for training in (True, False):
+        for scale in ("inverted", "classic"):
+
+            def layer_forward(arguments: Arguments, training: bool = training, scale: str = scale) -> Any:
+                layer = kitae.Dropout(0.5, seed=7, scale=scale)
+                y = undisturbed(lambda: copies(layer.buffers), lambda: layer.forward(arguments["x"], training))
+                return y, layer.buffers
+
+            def layer_backward(arguments: Arguments, training: bool = training, scale: str = scale) -> Any:
+                layer = kitae.Dropout(0.5, seed=7, scale=scale)
+                layer.forward(numbers(1), training)
+                return layer.backward(arguments["dout"])
+
+            variant = f"({'training' if training else 'inference'}, {scale})"
+            yield Target("Dropout.forward", "x", x, layer_forward, lambda: {"x": numbers(1)}, variant=variant)
+            outcomes = dout if training else x
+            yield Target(
+                "Dropout.backward", "dout", outcomes, layer_backward, lambda: {"dout": numbers(3)}, variant=variant
+            )
+
+    def make(name: str, arguments: Arguments) -> Any:
+        if name == "Dropout":
+            return kitae.Dropout(**arguments)
+        return kitae.DropConnect(kitae.BatchNorm(4), names=("gamma",), **arguments)
+
+    for name in ("Dropout", "DropConnect"):
+
+        def construct(arguments: Arguments, name: str = name) -> Any:
+            layer = make(name, {"seed": 7, **arguments})
+            return layer.forward(numbers(1)), layer.buffers
+
+        for keyword in ("drop", "retain"):
+            yield Target(name, keyword, optional(UP_TO_ONE), construct, lambda k=keyword: {k: 0.5})
+        seed = {kind: outcome for kind, outcome in SEED.items() if kind != "none"}  # None: any seed will do
+        yield Target(name, "seed", seed, construct, lambda: {"drop": 0.5, "seed": 7})
+    yield Target("DropConnect", "keep_dropped", TRUTH, construct, lambda: {"keep_dropped": True})
+    for keyword, word, outcomes in (
+        ("scale", "classic", optional(CHOICE)),
+        ("rng", "philox", CHOICE),
+        ("semantics", "paper", CHOICE),
+    ):
+        yield Target("Dropout", keyword, outcomes, lambda a: kitae.Dropout(**a).scale, lambda k=keyword, w=word: {k: w})
+
+    def connected(arguments: Arguments) -> Any:
+        layer = kitae.DropConnect(kitae.BatchNorm(4), 0.5, seed=7, names=("gamma",))
+
+        def state() -> Any:
+            return copies(layer.params), copies(layer.layer.buffers)
+
+        return undisturbed(state, lambda: layer.forward(arguments["x"])), copies(layer.buffers)
+
+    # What is wrong with x is the wrapped layer's to say; the true weights are back either way.
+    shaped = {**READ_SHAPED, **CHOOSES_BACKEND, "longer": WORKS, "empty": WORKS}
+    names = dict.fromkeys(shaped, ("BatchNorm.forward", "x"))
+    names |= dict.fromkeys(("one_axis_more", "transposed"), ("BatchNorm.forward", "gamma"))
+    yield Target("DropConnect.forward", "x", shaped, connected, lambda: {"x": numbers(1)}, names=names)
+
+
+def process_targets() -> Iterator[Target]:
+    def set_threads(arguments: Arguments) -> int:
+        before = kitae.get_num_threads()
+        try:
+            undisturbed(kitae.get_num_threads, lambda: kitae.set_num_threads(arguments["n"]))
+            return kitae.get_num_threads()
+        finally:
+            kitae.set_num_threads(before)
+
+    def seed(arguments: Arguments) -> Any:
+        kitae.seed(3)
+        undisturbed(lambda: kitae.Dropout().buffers["seed"].dtype.name, lambda: kitae.seed(arguments["n"]))
+        return kitae.Dropout().buffers
+
+    def backend(arguments: Arguments) -> str:
+        with kitae.use_backend(arguments["name"]):
+            return "entered"
+
+    yield Target("set_num_threads", "n", COUNT, set_threads, lambda: {"n": 2})
+    yield Target("seed", "n", SEED, seed, lambda: {"n": 2})
+    yield Target("use_backend", "name", CHOICE, backend, lambda: {"name": "cpu"})
+
+
+TARGETS = [
+    *optimizer_targets(),
+    *gradient_targets(),
+    *normalization_targets(),
+    *dropout_targets(),
+    *process_targets(),
+]
+assert set(FLOATS) < set(READ)
