@@ -47,18 +47,18 @@ def weights_for(pixels, classes, seed=0):
     return textbook.he_weights(layer_sizes(pixels, classes), np.random.default_rng(seed))
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One run of the command as a user starts it."""
+    out = tmp_path_factory.mktemp("demo") / "new" / "folder"
+    process = subprocess.run(
+        [sys.executable, "-m", "kitae", "demo", "--quick", "--out", str(out)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    return SimpleNamespace(out=out, code=process.returncode, text=process.stdout, bar=process.stderr)
+
+
 class TestQuickRun:
-    """One run of the command as a user starts it; each test looks at another part of it."""
-
-    @pytest.fixture(scope="class")
-    def finished(self, tmp_path_factory):
-        out = tmp_path_factory.mktemp("demo") / "new" / "folder"
-        process = subprocess.run(
-            [sys.executable, "-m", "kitae", "demo", "--quick", "--out", str(out)],
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        return SimpleNamespace(out=out, code=process.returncode, text=process.stdout, bar=process.stderr)
-
     def test_exit_code_and_agreement(self, finished):
         assert finished.code == 0, finished.text + finished.bar
         assert "Reference and native agree bit for bit: yes" in finished.text

@@ -69,7 +69,8 @@ def _times(ratio: float) -> str:
 
 
 TIME_NOTE = """\
-  Dense layers are NumPy matrix products in all three; kitae computes the other lines (the loss is NumPy too).
+  Dense layers and the loss are NumPy in all three; the other lines are what kitae computes.
+  The reference is written to be exact and easy to check, not to be fast.
 """
 
 

