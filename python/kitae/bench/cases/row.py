@@ -122,7 +122,8 @@ def ulp(scale: Any, dtype: np.dtype) -> np.ndarray:
         import ml_dtypes
 
         info = ml_dtypes.finfo(dtype)
-    exponent = np.frexp(np.abs(np.asarray(scale, np.float64)))[1] - 1
+    scale = np.abs(np.asarray(scale, np.float64))
+    exponent = np.where(scale > 0, np.frexp(scale)[1] - 1, info.minexp)
     return np.ldexp(1.0, np.maximum(exponent, info.minexp) - info.nmant)
 
 
