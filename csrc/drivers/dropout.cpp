@@ -26,17 +26,20 @@ void store_word(uint8_t* bits, int64_t word, uint64_t value) {
   std::memcpy(bits + 8 * word, &value, sizeof(value));
 }
 
-// Where the words of a mask come from. at(word) makes what a unit that starts with that word asks: word -> 64 bits.
+// Where the words of a mask come from. at(word) makes what a unit that starts with that word calls: (word, words)
+// stores kAtOnce words from `word` on.
 struct Constant {
+  static constexpr int kAtOnce = 1;
   uint64_t value;
   const Constant& at(int64_t) const { return *this; }
-  uint64_t operator()(int64_t) const { return value; }
+  void operator()(int64_t, uint64_t* words) const { *words = value; }
 };
 
 struct Stored {
+  static constexpr int kAtOnce = 1;
   const uint8_t* bits;
   const Stored& at(int64_t) const { return *this; }
-  uint64_t operator()(int64_t word) const { return load_word(bits, word); }
+  void operator()(int64_t word, uint64_t* words) const { *words = load_word(bits, word); }
 };
 
 struct Drawn {
@@ -61,21 +64,31 @@ void for_each_unit(int64_t size, Body body) {
   cpu::parallel_ranges(size, size < kAloneBelow ? kAloneBelow : kUnit, body);
 }
 
-uint64_t first_bits(uint64_t word, int64_t count) { return word & ((uint64_t{1} << count) - 1); }
+// f(word, its bits, elements before it, its elements) for `count` elements from word `word` on; bits past them are 0.
+template <class Words, class F>
+void for_each_word(const Words& words, int64_t word, int64_t count, F f) {
+  for (int64_t done = 0; done < count; word += Words::kAtOnce) {
+    uint64_t keep[Words::kAtOnce];
+    words(word, keep);
+    for (int at = 0; at < Words::kAtOnce && done < count; ++at, done += kElementsPerWord) {
+      if (count - done >= kElementsPerWord)
+        f(word + at, keep[at], done, int64_t{kElementsPerWord});
+      else
+        f(word + at, keep[at] & ((uint64_t{1} << (count - done)) - 1), done, count - done);
+    }
+  }
+}
 
 // to = from masked, for `count` elements from word `word` on; the mask is stored in `bits` unless nullptr.
 template <class T, class Words>
 void keep_row(T* to, const T* from, int64_t count, int64_t word, const Words& words, uint8_t* bits, T keep_scale) {
-  for (; count >= kElementsPerWord;
-       count -= kElementsPerWord, to += kElementsPerWord, from += kElementsPerWord, ++word) {
-    const uint64_t keep = words(word);
-    if (bits) store_word(bits, word, keep);
-    cpu::keep_word(to, from, keep, keep_scale);
-  }
-  if (count == 0) return;
-  const uint64_t keep = first_bits(words(word), count);
-  if (bits) store_word(bits, word, keep);
-  cpu::keep_part_of_word(to, from, keep, keep_scale, count);
+  for_each_word(words, word, count, [=](int64_t number, uint64_t keep, int64_t at, int64_t elements) {
+    if (bits) store_word(bits, number, keep);
+    if (elements == kElementsPerWord)
+      cpu::keep_word(to + at, from + at, keep, keep_scale);
+    else
+      cpu::keep_part_of_word(to + at, from + at, keep, keep_scale, elements);
+  });
 }
 
 template <class T, class Source>
@@ -126,10 +139,9 @@ void dropout_backward(const Array& dout, const Array& dx, const uint8_t* bits, c
 void dropout_mask(uint8_t* bits, int64_t size, const DropoutDraw& draw) {
   with_words(draw, [&](const auto& source) {
     for_each_unit(size, [&](int64_t begin, int64_t end) {
-      const auto words = source.at(begin / kElementsPerWord);
-      int64_t word = begin / kElementsPerWord;
-      for (; end - begin >= kElementsPerWord; begin += kElementsPerWord, ++word) store_word(bits, word, words(word));
-      if (begin < end) store_word(bits, word, first_bits(words(word), end - begin));
+      const int64_t first = begin / kElementsPerWord;
+      for_each_word(source.at(first), first, end - begin,
+                    [=](int64_t word, uint64_t keep, int64_t, int64_t) { store_word(bits, word, keep); });
     });
   });
 }

@@ -15,6 +15,12 @@ void check_known_answer(uint64_t low, uint64_t high, uint64_t key, const uint32_
   for (int i = 0; i < 4; ++i) CHECK(block.word[i] == expected[i]);
 }
 
+uint64_t keep_word(const DropoutDraw& draw, int64_t word) {
+  uint64_t words[cpu::KeepWords::kAtOnce];
+  cpu::KeepWords(draw, word)(word, words);
+  return words[0];
+}
+
 uint64_t dropout_masks() {
   check_known_answer(0, 0, 0, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
   check_known_answer(~uint64_t{0}, ~uint64_t{0}, ~uint64_t{0}, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
@@ -29,11 +35,11 @@ uint64_t dropout_masks() {
         // With this threshold the first element is a tie.
         const uint64_t tied = uint64_t{philox(block, offset, seed).word[0] & 0xffffu} << 16 | 0x8000u;
         const bool kept = (philox(block, offset + kSecondDraw, seed).word[0] & 0xffffu) >= 0x8000u;
-        CHECK((cpu::KeepWords({tied, seed, offset}, first)(first) & 1u) == (kept ? 1u : 0u));
+        CHECK((keep_word({tied, seed, offset}, first) & 1u) == (kept ? 1u : 0u));
         for (const uint64_t threshold : {uint64_t{1}, kThreshold, tied, uint64_t{0xffffffff}})
           for (int64_t word = first; word < first + 40; ++word) {
             const DropoutDraw draw{threshold, seed, offset};
-            const uint64_t keep = cpu::KeepWords(draw, word)(word);
+            const uint64_t keep = keep_word(draw, word);
             for (int byte = 0; byte < 8; ++byte)
               CHECK((keep >> (8 * byte) & 0xff) == draw.keep_byte(static_cast<uint64_t>(8 * word + byte)));
             hash.number(keep);
