@@ -356,8 +356,8 @@ def _preset(name: str, scale: str | None) -> str:
 def _check_array(op: str, array: Any, argument: str, *, write: bool = False) -> None:
     """Refuse what the kernels would refuse, where no kernel sees the array."""
     _dispatch.backend_for(array, op, argument)
-    dtype = array.dtype
-    if dtype.char in "efd" and dtype.isnative and array.flags.aligned and not write:
+    dtype, flags = array.dtype, array.flags
+    if dtype.char in "efd" and dtype.isnative and flags.aligned and (flags.carray or not write):
         return
     from kitae.reference._arrays import array_argument
 
