@@ -21,7 +21,7 @@ class Settings:
     block_seconds: float = 0.020
     blocks: int = 9
     #: Rows whose rounds take long get fewer blocks, but never fewer than this.
-    fewest_blocks: int = 5
+    fewest_blocks: int = 3
     row_seconds: float = 15.0
     #: A block's dropped calls: at least one, and until this much time is over.
     dropped_seconds: float = 0.002
