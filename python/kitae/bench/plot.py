@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from .report import OP_NAMES, PEERS, lines, machine_text
+from .report import OP_NAMES, PEERS, busy_text, lines, machine_text
 
 
 def save(results: dict[str, Any], path: Path) -> None:
@@ -31,7 +31,7 @@ def save(results: dict[str, Any], path: Path) -> None:
     axes.invert_yaxis()
     axes.grid(axis="x", which="both", alpha=0.3)
     axes.set_xlabel(f"times as fast ({most} thread{'s' if most > 1 else ''}, float32); left of 1 kitae loses")
-    axes.legend(loc="lower right")
-    figure.suptitle(f"kitae {results['machine']['versions']['kitae']}: {results['date']}")
-    figure.supxlabel(machine_text(results), fontsize=7)
+    figure.legend(loc="outside upper right", ncols=len(PEERS))
+    figure.suptitle(f"kitae {results['machine']['versions']['kitae']}: {results['date']}", x=0.01, ha="left")
+    figure.supxlabel("\n".join([machine_text(results), *busy_text(results)]), fontsize=7)
     figure.savefig(path, dpi=150)
