@@ -16,7 +16,6 @@ namespace kitae::cpu {
 constexpr int64_t kSmallTensor = 1 << 15;  // elements; below, waking a thread costs more than it brings
 constexpr int64_t kBlockBytes = 1 << 18;   // half of a level-2 cache of 512 KB: input and output share it
 constexpr int64_t kMapElements = 1 << 16;  // elements of a unit of an element-wise step
-constexpr int64_t kTallRows = 2048;        // inner == 1: above, a block would be narrower than a few cache lines
 constexpr int64_t kChunksOfUnit = 8;
 
 // map(box, backwards) over the whole tensor.
@@ -44,9 +43,12 @@ inline void map_channels(const ChannelSizes& sizes, Map&& map) {
   });
 }
 
-inline bool by_blocks(const ChannelSizes& sizes) {
+inline bool by_blocks(const ChannelSizes& sizes, int64_t element_bytes) {
   if (sizes.size() <= kSmallTensor) return true;
-  return sizes.adjacent() ? sizes.outer <= kTallRows : num_threads() == 1 || sizes.channels >= 2 * num_threads();
+  // Side by side, a block narrower than the tensor is a column: a stride of some power of two would put it all into a few
+  // sets of the cache.
+  if (sizes.adjacent()) return sizes.size() * element_bytes <= kBlockBytes;
+  return num_threads() == 1 || sizes.channels >= 2 * num_threads();
 }
 
 inline int64_t block_channels(const ChannelSizes& sizes, int64_t element_bytes) {
@@ -67,7 +69,7 @@ inline int64_t block_channels(const ChannelSizes& sizes, int64_t element_bytes) 
 template <class Op, class T, class Reader, class Parameters, class MakeReader, class Finish, class Proceed, class Map>
 inline void reduce_and_map(const ChannelSizes& sizes, int64_t element_bytes, bool fused, Parameters&& parameters,
                            MakeReader&& make_reader, Finish&& finish, Proceed&& proceed, Map&& map) {
-  if (by_blocks(sizes)) {
+  if (by_blocks(sizes, element_bytes)) {
     const int64_t width = block_channels(sizes, element_bytes);
     const int64_t blocks = (sizes.channels + width - 1) / width;
     parallel_ranges(blocks, sizes.size() <= kSmallTensor ? blocks : 1, [&](int64_t first_block, int64_t last_block) {

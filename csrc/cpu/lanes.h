@@ -8,6 +8,10 @@
 #include "cpu/convert.h"
 #include "ops/reduction_order.h"
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 namespace kitae::cpu {
 
 #if defined(__AVX512F__)
@@ -34,19 +38,33 @@ struct Lanes {
     for (int i = 0; i < kParts; ++i) lanes.part[i] = Vector{} + value;
     return lanes;
   }
+  // Of the lanes from kWidth * n on.
+  static Vector load_part(const double* from) {
+    Vector part;
+    std::memcpy(&part, from, sizeof(part));
+    return part;
+  }
+  static Vector load_part(const float* from) {
+    // g++ converts four or eight floats in halves and glues them together.
+#if defined(__AVX512F__)
+    return _mm512_maskz_cvtps_pd(static_cast<__mmask8>(-1), _mm256_loadu_ps(from));  // maskz: no false warning
+#elif defined(__AVX2__)
+    return _mm256_cvtps_pd(_mm_loadu_ps(from));
+#else
+    typedef float Narrow __attribute__((vector_size(kVectorBytes / 2)));
+    Narrow narrow;
+    std::memcpy(&narrow, from, sizeof(narrow));
+    return __builtin_convertvector(narrow, Vector);
+#endif
+  }
   static Lanes load(const double* from) {
     Lanes lanes;
     std::memcpy(&lanes, from, sizeof(lanes));
     return lanes;
   }
   static Lanes load(const float* from) {
-    typedef float Narrow __attribute__((vector_size(kVectorBytes / 2)));
     Lanes lanes;
-    for (int i = 0; i < kParts; ++i) {
-      Narrow narrow;
-      std::memcpy(&narrow, from + i * kWidth, sizeof(narrow));
-      lanes.part[i] = __builtin_convertvector(narrow, Vector);
-    }
+    for (int i = 0; i < kParts; ++i) lanes.part[i] = load_part(from + i * kWidth);
     return lanes;
   }
   template <class Half>

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
 
 #include "cpu/channel_tiles.h"
 #include "cpu/lanes.h"
@@ -20,38 +23,102 @@ inline void prefetch_row(const T* row, int64_t columns) {
   for (int64_t byte = 0; byte < bytes; byte += kLine) __builtin_prefetch(at + byte);
 }
 
+// Both sums in registers. Every index is a constant of the unrolled code: an array of vectors that a loop runs over
+// would stay in memory.
+template <class Op, class T>
+class Accumulators {
+ public:
+  using Vector = Lanes::Vector;
+
+  Accumulators(const double* first, const double* second, const double* parameters) {
+    each_part([&](auto part) {
+      constexpr int kAt = part() * Lanes::kWidth;
+      first_[part()] = Lanes::load_part(first + kAt);
+      second_[part()] = Lanes::load_part(second + kAt);
+      parameter_[part()] = Lanes::load_part(parameters + kAt);
+    });
+  }
+  void store(double* first, double* second) const {
+    each_part([&](auto part) {
+      constexpr int kAt = part() * Lanes::kWidth;
+      std::memcpy(first + kAt, &first_[part()], sizeof(Vector));
+      std::memcpy(second + kAt, &second_[part()], sizeof(Vector));
+    });
+  }
+
+  // Sixteen elements of each input.
+  void add(const T* const (&from)[Op::kInputs]) {
+    each_part([&](auto part) {
+      const Terms<Vector> terms = terms_of(part, from);
+      first_[part()] += terms.first;
+      second_[part()] += terms.second;
+    });
+  }
+  // The first `count` of them; the others add +0, whatever they hold.
+  void add_first(const T* const (&from)[Op::kInputs], int64_t count) {
+    static constexpr int64_t kKept[2 * kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+    typedef int64_t Bits __attribute__((vector_size(kVectorBytes)));
+    each_part([&](auto part) {
+      Bits kept;
+      std::memcpy(&kept, kKept + kLanes - count + part() * Lanes::kWidth, sizeof(kept));
+      const Terms<Vector> terms = terms_of(part, from);
+      first_[part()] += reinterpret_cast<Vector>(reinterpret_cast<Bits>(terms.first) & kept);
+      second_[part()] += reinterpret_cast<Vector>(reinterpret_cast<Bits>(terms.second) & kept);
+    });
+  }
+
+ private:
+  template <class F, int... kPart>
+  static void each_of(std::integer_sequence<int, kPart...>, F&& f) {
+    (f(std::integral_constant<int, kPart>{}), ...);
+  }
+  template <class F>
+  static void each_part(F&& f) {
+    each_of(std::make_integer_sequence<int, Lanes::kParts>{}, f);
+  }
+  template <class Part>
+  Terms<Vector> terms_of(Part part, const T* const (&from)[Op::kInputs]) const {
+    Vector values[Op::kInputs];
+    values[0] = Lanes::load_part(from[0] + part() * Lanes::kWidth);
+    if constexpr (Op::kInputs == 2) values[1] = Lanes::load_part(from[1] + part() * Lanes::kWidth);
+    return Op::of(values, parameter_[part()]);
+  }
+
+  Vector first_[Lanes::kParts], second_[Lanes::kParts], parameter_[Lanes::kParts];
+};
+
+// Sixteen elements from `from` on, of which `count` are wanted: through `spare` where the array ends before.
 template <class T>
-inline Lanes load_lanes(const T* from, const T* end, int64_t count) {
-  return from + kLanes <= end ? Lanes::load(from) : Lanes::load_first(from, count);
+inline const T* readable(const T* from, const T* end, int64_t count, T* spare) {
+  if (from + kLanes <= end) return from;
+  for (int64_t i = 0; i < count; ++i) spare[i] = from[i];
+  return spare;
 }
 
 // Lanes along the row: one channel.
 template <class Op, class T>
-inline void add_along(Terms<Lanes>& sums, const Tile<T> (&in)[Op::kInputs], int64_t rows, int64_t columns,
-                      const Lanes& parameter) {
-  Terms<Lanes> total = sums;
+inline void add_along(double* first, double* second, const Tile<T> (&in)[Op::kInputs], int64_t rows, int64_t columns,
+                      const double* parameters) {
+  constexpr int kInputs = Op::kInputs;
+  Accumulators<Op, T> sums(first, second, parameters);
   const int64_t whole = columns / kLanes * kLanes, rest = columns - whole;
+  T spare[kInputs][kLanes] = {};
   for (int64_t row = 0; row < rows; ++row) {
-    const T* from[Op::kInputs];
-    for (int i = 0; i < Op::kInputs; ++i) {
+    const T* from[kInputs];
+    for (int i = 0; i < kInputs; ++i) {
       from[i] = in[i].row(row);
       if (row + 1 < rows) prefetch_row(in[i].row(row + 1), columns);
     }
-    Lanes values[Op::kInputs];
     for (int64_t column = 0; column < whole; column += kLanes) {
-      for (int i = 0; i < Op::kInputs; ++i) values[i] = Lanes::load(from[i] + column);
-      const Terms<Lanes> terms = Op::of(values, parameter);
-      total.first += terms.first;
-      total.second += terms.second;
+      sums.add(from);
+      for (int i = 0; i < kInputs; ++i) from[i] += kLanes;
     }
     if (rest > 0) {
-      for (int i = 0; i < Op::kInputs; ++i) values[i] = load_lanes(from[i] + whole, in[i].end, rest);
-      const Terms<Lanes> terms = Op::of(values, parameter);
-      total.first += terms.first.keep_first(rest);
-      total.second += terms.second.keep_first(rest);
+      for (int i = 0; i < kInputs; ++i) from[i] = readable(from[i], in[i].end, rest, spare[i]);
+      sums.add_first(from, rest);
     }
   }
-  sums = total;
+  sums.store(first, second);
 }
 
 // A lane a channel: sixteen columns at a time go down the rows. `first`, `second` and `parameters` are padded to whole
@@ -59,19 +126,28 @@ inline void add_along(Terms<Lanes>& sums, const Tile<T> (&in)[Op::kInputs], int6
 template <class Op, class T>
 inline void add_across(double* first, double* second, const Tile<T> (&in)[Op::kInputs], int64_t rows, int64_t columns,
                        const double* parameters) {
+  constexpr int kInputs = Op::kInputs;
+  T spare[kInputs][kLanes] = {};
   for (int64_t column = 0; column < columns; column += kLanes) {
     const int64_t count = columns - column < kLanes ? columns - column : kLanes;
-    Terms<Lanes> total{Lanes::load(first + column), Lanes::load(second + column)};
-    const Lanes parameter = Lanes::load(parameters + column);
-    for (int64_t row = 0; row < rows; ++row) {
-      Lanes values[Op::kInputs];
-      for (int i = 0; i < Op::kInputs; ++i) values[i] = load_lanes(in[i].row(row) + column, in[i].end, count);
-      const Terms<Lanes> terms = Op::of(values, parameter);
-      total.first += terms.first;
-      total.second += terms.second;
+    Accumulators<Op, T> sums(first + column, second + column, parameters + column);
+    const T* from[kInputs];
+    bool inside = true;
+    for (int i = 0; i < kInputs; ++i) {
+      from[i] = in[i].row(0) + column;
+      inside = inside && in[i].row(rows - 1) + column + kLanes <= in[i].end;
     }
-    total.first.store(first + column);
-    total.second.store(second + column);
+    // Only the last rows of the last columns reach beyond the array.
+    const int64_t free_rows = inside ? rows : 0;
+    for (int64_t row = 0; row < free_rows; ++row) {
+      sums.add(from);
+      for (int i = 0; i < kInputs; ++i) from[i] += in[i].stride;
+    }
+    for (int64_t row = free_rows; row < rows; ++row) {
+      for (int i = 0; i < kInputs; ++i) from[i] = readable(in[i].row(row) + column, in[i].end, count, spare[i]);
+      sums.add(from);
+    }
+    sums.store(first + column, second + column);
   }
 }
 
@@ -98,14 +174,14 @@ inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, int64_t begin, i
   const int64_t column = chunk % chunks.pieces * chunks.per_piece;
   const int64_t columns = sizes.inner - column < chunks.per_piece ? sizes.inner - column : chunks.per_piece;
   for (int64_t channel = begin; channel < end; ++channel) {
-    const Lanes parameter = Lanes::broadcast(parameters[channel - begin]);
-    Terms<Lanes> sums{Lanes::zero(), Lanes::zero()};
+    alignas(64) double parameter[kLanes], lanes[2][kLanes] = {};
+    for (double& lane : parameter) lane = parameters[channel - begin];
     for_each_tile(sizes, Region{row, rows, channel, column, columns}, [&](const Region& tile) {
       read(tile, tiles);
-      detail::add_along<Op, T>(sums, tiles, tile.rows, tile.columns, parameter);
+      detail::add_along<Op, T>(lanes[0], lanes[1], tiles, tile.rows, tile.columns, parameter);
     });
-    first[channel - begin] = sums.first.fold();
-    second[channel - begin] = sums.second.fold();
+    first[channel - begin] = fold_lanes(lanes[0]);
+    second[channel - begin] = fold_lanes(lanes[1]);
   }
 }
 
