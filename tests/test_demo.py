@@ -206,6 +206,14 @@ def test_a_missing_extra_is_named_only_if_needed(missing, options, words, monkey
         assert [word for word in (*words, 'pip install "kitae[demo]"') if word not in message] == []
 
 
+def test_kernels_that_do_not_load_are_told_in_one_line():
+    environment = {**os.environ, "KITAE_CPU_ISA": "none_such"}
+    command_line = [sys.executable, "-m", "kitae", "demo", "--quick", "--no-plots"]
+    process = subprocess.run(command_line, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)
+    assert "KITAE_CPU_ISA=none_such" in process.stderr
+
+
 def test_disagreement_is_told_and_ends_with_1(npz, capsys, monkeypatch):
     def one_weight_is_off(weights, seed):
         pair = [kitae_contender(f"kitae {name}", "reference", weights, seed) for name in ("reference", "native")]

@@ -74,6 +74,7 @@ def seed_number(text: str) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo; 0 if reference and native agree bit for bit, else 1. Raises UsageError, data.DataError."""
     require_extras(arguments)
+    require_native_kernels()
     dataset = read_dataset(arguments)
     train_set, test_set = prepare(dataset, arguments.seed)
     count, pixels = train_set[0].shape
@@ -158,6 +159,14 @@ def require_extras(arguments: argparse.Namespace) -> None:
     missing = [package for module, package in needed.items() if find_spec(module) is None]
     if missing:
         raise UsageError(f'needs {" and ".join(missing)}, not installed here: pip install "kitae[demo]"')
+
+
+def require_native_kernels() -> None:
+    try:
+        with kitae.use_backend("cpu"):
+            pass
+    except ImportError as problem:
+        raise UsageError(str(problem)) from problem
 
 
 def read_dataset(arguments: argparse.Namespace) -> data.Dataset:
