@@ -70,7 +70,13 @@ def test_docstring(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizer_interface(name):
     optimizer = getattr(kitae, name)([np.ones(3, np.float32)])
-    methods = {"attach": "(params)", "step": "(grads=None)", "bind": "(grads)", "state_dict": "()", "load_state_dict": "(d)"}
+    methods = {
+        "attach": "(params)",
+        "step": "(grads=None)",
+        "bind": "(grads)",
+        "state_dict": "()",
+        "load_state_dict": "(d)",
+    }
     for method, signature in methods.items():
         assert plain(inspect.signature(getattr(optimizer, method))) == signature
     assert optimizer.step([np.ones(3, np.float32)]) is None
@@ -84,7 +90,9 @@ def test_optimizer_interface(name):
     assert state["kind"] == name
 
 
-@pytest.mark.parametrize("make", [lambda: kitae.BatchNorm(4), kitae.Dropout, lambda: kitae.DropConnect(kitae.BatchNorm(4), names=("gamma",))])
+@pytest.mark.parametrize(
+    "make", [lambda: kitae.BatchNorm(4), kitae.Dropout, lambda: kitae.DropConnect(kitae.BatchNorm(4), names=("gamma",))]
+)
 def test_layer_interface(make):
     layer = make()
     x = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -149,7 +157,9 @@ def test_backends_have_the_same_parameters():
             continue
         methods = [method for method in vars(theirs) if not method.startswith("_") or method == "__init__"]
         for method in methods:
-            assert native_parameters(getattr(ours, method)) == python_parameters(getattr(theirs, method)), f"{name}.{method}"
+            assert native_parameters(getattr(ours, method)) == python_parameters(getattr(theirs, method)), (
+                f"{name}.{method}"
+            )
         public = {method for method in vars(ours) if not method.startswith("_")}
         assert public == {method for method in methods if method != "__init__"}, name
 
