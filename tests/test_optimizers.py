@@ -130,8 +130,8 @@ def test_formula_of_the_paper(cls, kw, dtype, backend, rng):
         with kitae.use_backend(name):
             opt.step(g)
         expected = update(expected, g.astype(np.float64), state, t)
-    # A step makes about ten roundings of numbers of the size of w (<= 3.5) or smaller; 20 steps add them up. The centered
-    # variance cancels by up to 1/(1 - rho) and passes through a root.
+    # A step makes about ten roundings of numbers of the size of w (<= 3.5) or smaller; 20 steps add them up. The
+    # centered variance cancels by up to 1/(1 - rho) and passes through a root.
     tolerance = 20 * 10 * np.finfo(dtype).eps * (10 if kw.get("centered") else 1)
     np.testing.assert_allclose(w, expected, rtol=0, atol=tolerance)
 
@@ -225,7 +225,8 @@ def test_torch_is_within_an_ulp_a_step(number, rng):
         tensor.grad = torch.from_numpy(g)
         peer.step()
         size = np.maximum(size, np.abs(w))
-    # Two roundings that differ at each step accumulate like a random walk or worse: one ulp a step at most (promise 11).
+    # Two roundings that differ at each step accumulate like a random walk or worse: one ulp a step at most (promise
+    # 11).
     assert np.max(np.abs(w - tensor.detach().numpy()) / (size * np.finfo(np.float32).eps)) <= steps
 
 

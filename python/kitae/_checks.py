@@ -76,16 +76,21 @@ def explain(
         case "writeable":
             return error(ValueError, op, name, "a writeable array", Words("a read-only array"))
         case "contiguous":
-            return error(ValueError, op, name, "a C-contiguous array", Words(f"strides {value.strides}"))
+            return error(
+                ValueError, op, name, "a C-contiguous array", Words(f"strides {getattr(value, 'strides', None)}")
+            )
         case "shape":
             words = f"shape {wanted}" if wanted is not None else "another shape"
             return error(ValueError, op, name, words, Words(f"shape {getattr(value, 'shape', None)}"))
         case "overlap":
             return error(ValueError, op, name, "memory of its own", Words("an array that overlaps another argument"))
         case "repeats":
-            return error(ValueError, op, name, "distinct elements", Words(f"a view of strides {value.strides}"))
+            return error(
+                ValueError, op, name, "distinct elements", Words(f"a view of strides {getattr(value, 'strides', None)}")
+            )
         case "length":
-            return error(ValueError, op, name, f"{wanted} entries", Words(f"{len(value)}"))
+            got = Words(f"{len(value)}") if isinstance(value, Sequence) else value
+            return error(ValueError, op, name, f"{wanted} entries", got)
         case _:
             return error(ValueError, op, name, str(wanted or rejected.reason), value)
 

@@ -40,6 +40,15 @@ class Saved:
     )
 
     training: bool
+    _activation: int
+    _axis: int
+    _beta: Any
+    _gamma: Any
+    _has_residual: bool
+    _mask: Any
+    _slope: float
+    _statistics: Any
+    _x: Any
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -85,10 +94,12 @@ def batch_norm(
     strided arrays are copied inside. y has x's dtype and memory order.
     gamma, beta, running_mean, running_var: (C,), float32, float64 or x's dtype; gamma and beta None are 1 and 0, both
     running statistics None keeps none (training only).
-    activation: None, "relu" (of NaN: NaN) or "leaky_relu" (negative part times ``slope``). residual: x's shape and dtype.
-    nonfinite: what a channel whose mean or variance is infinite or NaN does. "raise" (default): FloatingPointError, nothing
-    is written. "skip": y is computed, but no running statistics are updated. "zero": infinite and NaN elements of x count
-    as 0. "propagate": as the formula says. In inference it is about the running statistics, and "zero" about x.
+    activation: None, "relu" (of NaN: NaN) or "leaky_relu" (negative part times ``slope``). residual: x's shape and
+    dtype.
+    nonfinite: what a channel whose mean or variance is infinite or NaN does. "raise" (default): FloatingPointError,
+    nothing is written. "skip": y is computed, but no running statistics are updated. "zero": infinite and NaN elements
+    of x count as 0. "propagate": as the formula says. In inference it is about the running statistics, and "zero" about
+    x.
     out: an array for y, of x's shape, dtype and memory order; in inference it may be x.
 
     Statistics are sums in float64, in a fixed order, of the distances from each channel's first element; y is within 2
@@ -98,8 +109,9 @@ def batch_norm(
 
     Raises TypeError, ValueError or FloatingPointError; then no argument has changed.
 
-    Differs from PyTorch: ``running_decay`` is the weight of the old value (PyTorch's momentum is that of the new one), one
-    value a channel gives act(beta) instead of an error, an empty batch changes nothing, non-finite statistics raise.
+    Differs from PyTorch: ``running_decay`` is the weight of the old value (PyTorch's momentum is that of the new one),
+    one value a channel gives act(beta) instead of an error, an empty batch changes nothing, non-finite statistics
+    raise.
     Differs from the book, which flattens images to (N, C * H * W), so that every pixel is a channel.
     """
     op = "batch_norm"
@@ -169,13 +181,11 @@ def _forward(
     """batch_norm with checked hyperparameters."""
     backend = _dispatch.backend_for(x, op, "x")
     axis = _axis_of(op, x, axis)
-    if running_mean is None or running_var is None:
-        if running_mean is not running_var or not training:
-            missing = "running_mean" if running_mean is None else "running_var"
-            expected = (
-                "an array, as the other running statistic is one" if training else "an array (inference needs it)"
-            )
-            raise _checks.error(TypeError, op, missing, expected, None)
+    untracked = running_mean is None and running_var is None
+    if (running_mean is None or running_var is None) and not (untracked and training):
+        missing = "running_mean" if running_mean is None else "running_var"
+        expected = "an array, as the other running statistic is one" if training else "an array (inference needs it)"
+        raise _checks.error(TypeError, op, missing, expected, None)
     activation_code = _ACTIVATION_CODES[activation]
     y = np.empty_like(x, subok=False) if out is None else out
     statistics = np.empty((3, x.shape[axis]))
@@ -284,11 +294,12 @@ def batch_norm_backward(
 
     With ``g = dout * act'(z)`` and ``xhat = (x - mean) * inv_std``: ``dbeta = sum g``, ``dgamma = sum g * xhat``,
     ``dresidual = g``, and ``dx = gamma * inv_std * (g - dbeta / n - xhat * dgamma / n)`` for statistics of the batch,
-    ``dx = gamma * inv_std * g`` for running ones (``saved.training`` False). act'(z) is 1 for z > 0, else 0 or the slope.
+    ``dx = gamma * inv_std * g`` for running ones (``saved.training`` False). act'(z) is 1 for z > 0, else 0 or the
+    slope.
 
-    dout: x's shape and dtype, any strides (copied inside where its memory order is not x's). out: an array for dx, of x's
-    shape, dtype and memory order; it may be dout. dgamma and dbeta have gamma's and beta's dtype; for gamma or beta None
-    float64 for float64 x, else float32. Sums in float64 in a fixed order: the same bits for any number of threads.
+    dout: x's shape and dtype, any strides (copied inside where its memory order is not x's). out: an array for dx, of
+    x's shape, dtype and memory order; it may be dout. dgamma and dbeta have gamma's and beta's dtype; for gamma or beta
+    None float64 for float64 x, else float32. Sums in float64 in a fixed order: the same bits for any number of threads.
 
     Raises TypeError or ValueError; then no argument has changed.
     """
@@ -345,10 +356,10 @@ class BatchNorm:
     ``training=False`` it uses the running ones; ``backward(dout)`` returns dx and writes ``grads``. With
     ``forward(x, residual=r)``, act is applied to the sum and backward returns ``(dx, dresidual)``.
 
-    ``params``: "gamma" (1 at first), "beta" (0); ``grads``: the same keys, overwritten in place by backward; ``buffers``:
-    "running_mean" (0 at first), "running_var" (1). float32 or float64: ``dtype``, else x's, float32 for 16-bit x.
-    They exist from the start if ``channels`` is given (float32 without ``dtype``), else from the first forward or
-    ``build(shape, dtype)`` on.
+    ``params``: "gamma" (1 at first), "beta" (0); ``grads``: the same keys, overwritten in place by backward;
+    ``buffers``: "running_mean" (0 at first), "running_var" (1). float32 or float64: ``dtype``, else x's, float32 for
+    16-bit x. They exist from the start if ``channels`` is given (float32 without ``dtype``), else from the first
+    forward or ``build(shape, dtype)`` on.
 
     ``running = running_decay * running + (1 - running_decay) * batch``. axis, eps, running_decay, unbiased, activation,
     slope, nonfinite as in ``batch_norm``; None takes the value of ``semantics``:
@@ -357,8 +368,8 @@ class BatchNorm:
     - "torch": the same numbers (PyTorch's momentum 0.1 is running_decay 0.9); one value a channel raises ValueError,
       nonfinite "propagate".
 
-    ``trainable=False`` freezes gamma and beta: their entries in ``grads`` are None, which optimizers leave alone. It says
-    nothing about the statistics; those are frozen by ``training=False``. Both can be changed at any time.
+    ``trainable=False`` freezes gamma and beta: their entries in ``grads`` are None, which optimizers leave alone. It
+    says nothing about the statistics; those are frozen by ``training=False``. Both can be changed at any time.
 
     Differs from PyTorch and Keras, where one switch stands for both. Source: Ioffe and Szegedy 2015.
     """

@@ -262,7 +262,7 @@ class Optimizer(ABC):
         masters = [self._new_master(parameter) for parameter in parameters]
         # Every group has two numbers in the plan: with its decay and, for the names that no_decay excludes, without.
         plain = [any(fnmatch.fnmatchcase(names[i], pattern) for pattern in self._no_decay) for i in listed.first]
-        self._inputs = {
+        self._inputs: dict[str, Any] = {
             "rule": self._rule(),
             "parameters": parameters,
             "masters": masters,
@@ -792,7 +792,7 @@ class Adam(Optimizer):
     Systems that add eps before the bias correction (the book, Keras, Chainer) get larger first steps.
     """
 
-    _slot_names = ("m", "v")
+    _slot_names: ClassVar[tuple[str, ...]] = ("m", "v")
     _ranges: ClassVar[dict[str, _Range]] = {"beta1": _FRACTION, "beta2": _FRACTION, "eps": _NOT_NEGATIVE}
 
     def __init__(
@@ -843,7 +843,7 @@ class AMSGrad(Adam):
     Keywords as ``Adam``; state m, v, v_max. As in PyTorch, the bias correction is applied to v_max.
     """
 
-    _slot_names = ("m", "v", "v_max")
+    _slot_names: ClassVar[tuple[str, ...]] = ("m", "v", "v_max")
 
     def _rule(self) -> str:
         return "amsgrad"

@@ -16,7 +16,7 @@ _OVERFLOW_SCALE = 2.0**-600
 
 
 class _Layout(NamedTuple):
-    """How an array's memory is (outer, channels, inner): ``axes`` lists its axes from the outermost to the innermost."""
+    """How an array's memory is (outer, channels, inner): ``axes`` lists its axes, the outermost first."""
 
     axes: tuple[int, ...]
     sizes: tuple[int, int, int]
@@ -134,7 +134,7 @@ class _Normalize:
         low = ((mean - high.astype(np.float64)) + mean_low).astype(kind)
         self.high, self.low = high[:, np.newaxis], low[:, np.newaxis]
         self.gain = (gamma * inv_std).astype(kind)[:, np.newaxis]
-        self.shift = beta.astype(kind)[:, np.newaxis]
+        self.shift: np.ndarray = beta.astype(kind)[:, np.newaxis]
 
     def centered(self, x: np.ndarray) -> np.ndarray:
         return (x - self.high) - self.low
@@ -247,13 +247,13 @@ def batch_norm_forward(
             mask[:] = _pack(~(z <= 0))
         store(layout.view(out), _activate(z, activation, kind(slope)))
 
-        if training and running_mean is not None and running_var is not None and x.size:
-            if bad < 0 or nonfinite == _PROPAGATE:
-                count = float(x.size // channels)
-                correction = count / (count - 1) if unbiased and count > 1 else 1.0
-                for buffer, batch in ((running_mean, mean), (running_var, variance * correction)):
-                    old = widen(buffer, np.float64)
-                    _store_rounded(buffer, running_decay * old + (1 - running_decay) * batch)
+        updates = training and x.size > 0 and (bad < 0 or nonfinite == _PROPAGATE)
+        if updates and running_mean is not None and running_var is not None:
+            count = float(x.size // channels)
+            correction = count / (count - 1) if unbiased and count > 1 else 1.0
+            for buffer, batch in ((running_mean, mean), (running_var, variance * correction)):
+                old = widen(buffer, np.float64)
+                _store_rounded(buffer, running_decay * old + (1 - running_decay) * batch)
     return bad
 
 
@@ -281,7 +281,8 @@ def batch_norm_backward(
     gamma, beta = _vector(gamma, "gamma", x, channels), _vector(beta, "beta", x, channels)
     gamma_target = _vector(dgamma, "dgamma", x, channels, write=True)
     beta_target = _vector(dbeta, "dbeta", x, channels, write=True)
-    assert gamma_target is not None and beta_target is not None
+    assert gamma_target is not None
+    assert beta_target is not None
     dout = _like(dout, "dout", x)
     out = _like(out, "out", x, write=True)
     if not fresh:
@@ -305,7 +306,7 @@ def batch_norm_backward(
         gamma_gradient = (products - total * mean_low) * inv_std
         if training:
             count = float(layout.sizes[0] * layout.sizes[2])
-            mean_gradient = (total / count).astype(kind)[:, np.newaxis]
+            mean_gradient: np.ndarray = (total / count).astype(kind)[:, np.newaxis]
             slope_gradient = (gamma_gradient / count * inv_std).astype(kind)[:, np.newaxis]
             dx = ((g - mean_gradient) - normalize.centered(values) * slope_gradient) * normalize.gain
         else:
