@@ -45,8 +45,8 @@ inline void map_channels(const ChannelSizes& sizes, Map&& map) {
 
 inline bool by_blocks(const ChannelSizes& sizes, int64_t element_bytes) {
   if (sizes.size() <= kSmallTensor) return true;
-  // Side by side, a block narrower than the tensor is a column: a stride of some power of two would put it all into a few
-  // sets of the cache.
+  // Side by side, a block narrower than the tensor is a column: a stride of some power of two would put it all into a
+  // few sets of the cache.
   if (sizes.adjacent()) return sizes.size() * element_bytes <= kBlockBytes;
   return num_threads() == 1 || sizes.channels >= 2 * num_threads();
 }
