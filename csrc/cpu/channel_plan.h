@@ -81,7 +81,7 @@ inline void reduce_and_map(const ChannelSizes& sizes, int64_t element_bytes, boo
         for (int64_t i = end - begin; i < round_up(end - begin, kLanes); ++i) numbers[i] = 0;
         parameters(begin, end, numbers);
         sum_channels<Op, T>(sizes, begin, end, numbers, reader, first, second);
-        finish(begin, end, first, second);
+        finish(begin, end, numbers, first, second);
         if (fused) map(Box{0, sizes.outer, begin, end, 0, sizes.inner}, true);
       }
     });
@@ -117,7 +117,7 @@ inline void reduce_and_map(const ChannelSizes& sizes, int64_t element_bytes, boo
       second[i] += sums[padded + i];
     }
   }
-  finish(0, sizes.channels, first, second);
+  finish(0, sizes.channels, numbers, first, second);
   if (!fused && !proceed()) return;
   map_channels(sizes, map);
 }

@@ -19,16 +19,23 @@ using cpu::Tile;
 
 // ---- small vectors, one number a channel, of any storage type and stride
 
+// f(element, index) over a vector; the usual stride is a constant for the compiler.
+template <class S, class F>
+void for_each_element(const Array& vector, F f) {
+  char* data = vector.as<char>();
+  const int64_t count = vector.shape[0], stride = vector.strides[0];
+  if (stride == static_cast<int64_t>(sizeof(S))) {
+    for (int64_t i = 0; i < count; ++i) f(reinterpret_cast<S*>(data)[i], i);
+  } else {
+    for (int64_t i = 0; i < count; ++i) f(*reinterpret_cast<S*>(data + i * stride), i);
+  }
+}
+
 void read_vector(const Array& from, double absent, double* to, int64_t count) {
   if (!from) return std::fill(to, to + count, absent);
   visit_dtype(from.dtype, [&](auto zero) {
     using S = decltype(zero);
-    const char* at = static_cast<const char*>(from.data);
-    for (int64_t i = 0; i < count; ++i) {
-      S value;
-      std::memcpy(&value, at + i * from.strides[0], sizeof(value));
-      to[i] = static_cast<double>(to_float(value));
-    }
+    for_each_element<const S>(from, [to](const S& value, int64_t i) { to[i] = static_cast<double>(to_float(value)); });
   });
 }
 
@@ -50,14 +57,10 @@ S round_from_double(double value) {
     return FromFloat<S>::convert(round_to_odd(value));
 }
 
-void write_vector(const Array& to, const double* from, int64_t count) {
+void write_vector(const Array& to, const double* from) {
   visit_dtype(to.dtype, [&](auto zero) {
     using S = decltype(zero);
-    char* at = static_cast<char*>(to.data);
-    for (int64_t i = 0; i < count; ++i) {
-      const S value = round_from_double<S>(from[i]);
-      std::memcpy(at + i * to.strides[0], &value, sizeof(value));
-    }
+    for_each_element<S>(to, [from](S& value, int64_t i) { value = round_from_double<S>(from[i]); });
   });
 }
 
@@ -227,27 +230,41 @@ struct Forward : Pass<S> {
   double first_element(int64_t channel) const { return static_cast<double>(to_float(x()[channel * sizes.inner])); }
   DeviationReader<S> reader() const { return {x(), sizes}; }
 
-  void finish(int64_t begin, int64_t end, const double* sum, const double* sum_of_squares) const {
-    const double count = static_cast<double>(sizes.count());
-    for (int64_t channel = begin; channel < end; ++channel) {
-      const int64_t i = channel - begin;
-      Moments m = moments(first_element(channel), sum[i], sum_of_squares[i], count);
-      double inv_std = inverse_deviation(m.variance, forward.eps);
-      bool finite = m.finite();
-      if constexpr (std::is_same_v<T, double>) {
-        if (!finite) {
-          const Moments scaled = scaled_moments(channel);
-          finite = scaled.finite();
-          inv_std = inverse_deviation_scaled(scaled.variance, forward.eps);
-          m = {scaled.mean * kOverflowUnscale, scaled.mean_low * kOverflowUnscale,
-               scaled.variance * kOverflowUnscale * kOverflowUnscale};
-        }
-      }
-      this->batch_mean[channel] = m.mean;
-      this->batch_variance[channel] = m.variance;
-      if (!finite) inv_std = std::numeric_limits<double>::quiet_NaN();
-      this->set_statistics(channel, {m.mean, m.mean_low, inv_std});
+  // Loops without branches, so that divisions and square roots run several at a time.
+  void finish(int64_t begin, int64_t end, const double* first_elements, const double* sum,
+              const double* sum_of_squares) const {
+    const double count = static_cast<double>(sizes.count()), eps = forward.eps;
+    double *means = this->batch_mean + begin, *variances = this->batch_variance + begin;
+    double *kept = forward.statistics + begin, *kept_low = kept + sizes.channels, *inv_std = kept_low + sizes.channels;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < end - begin; ++i) {
+      const Moments m = moments(first_elements[i], sum[i], sum_of_squares[i], count);
+      means[i] = kept[i] = m.mean;
+      kept_low[i] = m.mean_low;
+      variances[i] = m.variance;
+      inv_std[i] = inverse_deviation(m.variance, eps);
     }
+    uint64_t bad = 0;
+    for (int64_t i = 0; i < end - begin; ++i) bad |= nonfinite(means[i]) | nonfinite(variances[i]);
+    for (int64_t channel = begin; bad && channel < end; ++channel)
+      if (!is_finite(this->batch_mean[channel]) || !is_finite(this->batch_variance[channel])) finish_again(channel);
+#pragma GCC ivdep
+    for (int64_t channel = begin; channel < end; ++channel) this->set_numbers(channel, this->statistics(channel));
+  }
+
+  // A channel whose sums are not finite: in float64 they may only have overflowed.
+  void finish_again(int64_t channel) const {
+    Moments m{this->batch_mean[channel], this->statistics(channel).mean_low, this->batch_variance[channel]};
+    double inv_std = std::numeric_limits<double>::quiet_NaN();
+    if constexpr (std::is_same_v<T, double>) {
+      const Moments scaled = scaled_moments(channel);
+      if (scaled.finite()) inv_std = inverse_deviation_scaled(scaled.variance, forward.eps);
+      m = {scaled.mean * kOverflowUnscale, scaled.mean_low * kOverflowUnscale,
+           scaled.variance * kOverflowUnscale * kOverflowUnscale};
+    }
+    this->batch_mean[channel] = m.mean;
+    this->batch_variance[channel] = m.variance;
+    this->set_statistics(channel, {m.mean, m.mean_low, inv_std});
   }
 
   Moments scaled_moments(int64_t channel) const {
@@ -313,7 +330,7 @@ struct Forward : Pass<S> {
     const auto update = [&](const Array& buffer, const double* batch, double factor) {
       read_vector(buffer, 0, old, channels);
       for (int64_t i = 0; i < channels; ++i) old[i] = running_value(old[i], decay, batch[i] * factor);
-      write_vector(buffer, old, channels);
+      write_vector(buffer, old);
     };
     update(forward.running_mean, this->batch_mean, 1);
     update(forward.running_var, this->batch_variance, correction);
@@ -335,8 +352,8 @@ struct Forward : Pass<S> {
           for (int64_t channel = begin; channel < end; ++channel) numbers[channel - begin] = first_element(channel);
         },
         [&] { return reader(); },
-        [&](int64_t begin, int64_t end, const double* first, const double* second) {
-          finish(begin, end, first, second);
+        [&](int64_t begin, int64_t end, const double* numbers, const double* first, const double* second) {
+          finish(begin, end, numbers, first, second);
         },
         [&] { return first_nonfinite() < 0; }, apply);
     bad = first_nonfinite();
@@ -401,16 +418,22 @@ struct Backward : Pass<S> {
     return GradientReader<S>(*this, backward.x.template as<const S>(), backward.dout.template as<const S>());
   }
 
-  // batch_mean and batch_variance hold dbeta and dgamma here.
+  // The room of the batch's mean and variance.
+  double* dbeta() const { return this->batch_mean; }
+  double* dgamma() const { return this->batch_variance; }
+
   void finish(int64_t begin, int64_t end, const double* sum, const double* sum_of_products) const {
     const GradientTable<T> all{table, this->mean_gradient, this->slope_gradient};
+    const double count = static_cast<double>(sizes.count());
+    double *dbeta_sums = dbeta(), *dgamma_sums = dgamma();
+#pragma GCC ivdep
     for (int64_t channel = begin; channel < end; ++channel) {
       const ChannelStatistics s = this->statistics(channel);
-      const double dbeta = sum[channel - begin];
-      const double dgamma = gamma_gradient(s, dbeta, sum_of_products[channel - begin]);
-      this->batch_mean[channel] = dbeta;
-      this->batch_variance[channel] = dgamma;
-      all.set(channel, InputGradient<T>::from(table(channel), s, dgamma, dbeta, static_cast<double>(sizes.count())));
+      const double total = sum[channel - begin];
+      const double slope = gamma_gradient(s, total, sum_of_products[channel - begin]);
+      dbeta_sums[channel] = total;
+      dgamma_sums[channel] = slope;
+      all.set(channel, InputGradient<T>::from(table(channel), s, slope, total, count));
     }
   }
 
@@ -444,16 +467,16 @@ struct Backward : Pass<S> {
               numbers[channel - begin] = this->statistics(channel).mean;
           },
           [&] { return reader(); },
-          [&](int64_t begin, int64_t end, const double* first, const double* second) {
+          [&](int64_t begin, int64_t end, const double*, const double* first, const double* second) {
             finish(begin, end, first, second);
           },
           [] { return true; }, [&](const Box& box, bool backwards) { map(box, backwards); });
     } else {
-      std::fill(this->batch_mean, this->batch_mean + sizes.channels, 0.0);
-      std::fill(this->batch_variance, this->batch_variance + sizes.channels, 0.0);
+      std::fill(dbeta(), dbeta() + sizes.channels, 0.0);
+      std::fill(dgamma(), dgamma() + sizes.channels, 0.0);
     }
-    write_vector(backward.dbeta, this->batch_mean, sizes.channels);
-    write_vector(backward.dgamma, this->batch_variance, sizes.channels);
+    write_vector(backward.dbeta, dbeta());
+    write_vector(backward.dgamma, dgamma());
   }
 };
 

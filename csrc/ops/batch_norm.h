@@ -28,7 +28,8 @@ struct ChannelStatistics {
 // variance + eps == 0 (a constant channel with eps = 0): every deviation is 0, and so is the factor of it.
 KITAE_HD double inverse_deviation(double variance, double eps) {
   const double sum = variance + eps;
-  return sum == 0 ? 0 : 1 / square_root(sum);
+  const double inverse = 1 / square_root(sum);
+  return sum == 0 ? 0 : inverse;
 }
 
 // Of moments of x * kOverflowScale; the true variance may be beyond double.
