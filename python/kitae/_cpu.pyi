@@ -8,7 +8,128 @@ import typing
 
 import typing_extensions
 
-__all__: list[str] = ["copy_split", "copy_streaming", "num_threads", "set_num_threads", "variant"]
+__all__: list[str] = [
+    "OptimizerPlan",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "batch_norm_sizes",
+    "clip_grad_norm",
+    "clip_grad_value",
+    "copy_split",
+    "copy_streaming",
+    "dropout_backward",
+    "dropout_forward",
+    "dropout_mask",
+    "global_norm",
+    "num_threads",
+    "set_num_threads",
+    "variant",
+]
+
+class OptimizerPlan:
+    """
+    Parameters and states of one optimizer, updated in one call a step.
+    """
+    def __init__(
+        self,
+        rule: str,
+        parameters: list,
+        masters: list,
+        slots: list,
+        groups: list,
+        places: list,
+        group_count: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def bind(self, grads: list) -> None:
+        """
+        Fixes the gradient arrays.
+        """
+    def bound(self) -> bool:
+        """
+        Whether gradient arrays are fixed.
+        """
+    def set_numbers(self, group: typing.SupportsInt | typing.SupportsIndex, numbers: dict) -> None:
+        """
+        The group's numbers, by name.
+        """
+    def step(
+        self,
+        grads: typing.Any,
+        number: typing.SupportsInt | typing.SupportsIndex,
+        scope: typing.SupportsInt | typing.SupportsIndex,
+        max_norm: typing.SupportsFloat | typing.SupportsIndex,
+        eps: typing.SupportsFloat | typing.SupportsIndex,
+        nonfinite: typing.SupportsInt | typing.SupportsIndex,
+    ) -> tuple:
+        """
+        One update; (written, norm, count of non-finite elements, first parameter with one).
+        """
+
+def batch_norm_backward(
+    dout: typing.Any,
+    x: typing.Any,
+    gamma: typing.Any,
+    beta: typing.Any,
+    statistics: typing.Any,
+    mask: typing.Any,
+    out: typing.Any,
+    dgamma: typing.Any,
+    dbeta: typing.Any,
+    dresidual: typing.Any,
+    training: bool,
+    axis: typing.SupportsInt | typing.SupportsIndex,
+    activation: typing.SupportsInt | typing.SupportsIndex,
+    slope: typing.SupportsFloat | typing.SupportsIndex,
+    fresh: bool,
+) -> None:
+    """
+    Writes out (dx), dgamma, dbeta and, where given, dresidual.
+    """
+
+def batch_norm_forward(
+    x: typing.Any,
+    gamma: typing.Any,
+    beta: typing.Any,
+    running_mean: typing.Any,
+    running_var: typing.Any,
+    residual: typing.Any,
+    out: typing.Any,
+    statistics: typing.Any,
+    mask: typing.Any,
+    training: bool,
+    axis: typing.SupportsInt | typing.SupportsIndex,
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    running_decay: typing.SupportsFloat | typing.SupportsIndex,
+    unbiased: bool,
+    activation: typing.SupportsInt | typing.SupportsIndex,
+    slope: typing.SupportsFloat | typing.SupportsIndex,
+    nonfinite: typing.SupportsInt | typing.SupportsIndex,
+    fresh: bool,
+) -> int:
+    """
+    Writes out, statistics (3, channels: mean, mean_low, inv_std), mask and, in training, the running statistics; returns the first channel whose statistics are not finite, or -1.
+    """
+
+def batch_norm_sizes(x: typing.Any, axis: typing.SupportsInt | typing.SupportsIndex) -> tuple:
+    """
+    (outer, channels, inner) of an array whose memory has no gaps.
+    """
+
+def clip_grad_norm(
+    grads: list,
+    max_norm: typing.SupportsFloat | typing.SupportsIndex,
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    nonfinite: typing.SupportsInt | typing.SupportsIndex,
+    scope: typing.SupportsInt | typing.SupportsIndex,
+) -> tuple:
+    """
+    In place; (norm, place of the first non-finite gradient or -1, norm of each).
+    """
+
+def clip_grad_value(grads: list, limit: typing.SupportsFloat | typing.SupportsIndex) -> None:
+    """
+    In place.
+    """
 
 def copy_split(destination: typing_extensions.Buffer, source: typing_extensions.Buffer) -> None:
     """
@@ -18,6 +139,48 @@ def copy_split(destination: typing_extensions.Buffer, source: typing_extensions.
 def copy_streaming(destination: typing_extensions.Buffer, source: typing_extensions.Buffer) -> None:
     """
     The same with stores that bypass the caches.
+    """
+
+def dropout_backward(
+    dout: typing.Any,
+    out: typing.Any,
+    bits: typing.Any,
+    threshold: typing.SupportsInt | typing.SupportsIndex,
+    keep_scale: typing.SupportsFloat | typing.SupportsIndex,
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    offset: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    The same for the gradient: from bits, or drawn again where they are None.
+    """
+
+def dropout_forward(
+    x: typing.Any,
+    out: typing.Any,
+    bits: typing.Any,
+    threshold: typing.SupportsInt | typing.SupportsIndex,
+    keep_scale: typing.SupportsFloat | typing.SupportsIndex,
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    offset: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    out = keep_scale * x where kept, else 0; the mask goes to bits unless None.
+    """
+
+def dropout_mask(
+    bits: typing.Any,
+    size: typing.SupportsInt | typing.SupportsIndex,
+    threshold: typing.SupportsInt | typing.SupportsIndex,
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    offset: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Draws the mask of size elements into bits.
+    """
+
+def global_norm(grads: list, zero_nonfinite: bool) -> tuple:
+    """
+    (norm, place of the first non-finite gradient or -1).
     """
 
 def num_threads() -> int:
