@@ -93,6 +93,7 @@ OPTIMIZERS: dict[str, dict[str, Outcomes]] = {
     },
     "Adam": {"beta1": BELOW_ONE, "beta2": BELOW_ONE, "eps": NOT_NEGATIVE},
     "AdamW": {"beta1": BELOW_ONE, "beta2": BELOW_ONE, "eps": NOT_NEGATIVE},
+    "AdaMax": {"beta1": BELOW_ONE, "beta2": BELOW_ONE, "eps": NOT_NEGATIVE},
     "AMSGrad": {"beta1": BELOW_ONE, "beta2": BELOW_ONE, "eps": NOT_NEGATIVE},
     "NormalizedGD": {"per": CHOICE},
 }

@@ -31,6 +31,7 @@ PUBLIC = {
     f"{_COMMON})",
     "Adam": f"(params=None, lr=None, *, beta1=None, beta2=None, eps=None, {_COMMON})",
     "AdamW": f"(params=None, lr=None, *, beta1=None, beta2=None, eps=None, {_COMMON})",
+    "AdaMax": f"(params=None, lr=None, *, beta1=None, beta2=None, eps=None, {_COMMON})",
     "AMSGrad": f"(params=None, lr=None, *, beta1=None, beta2=None, eps=None, {_COMMON})",
     "NormalizedGD": f"(params=None, lr=None, *, per=None, {_COMMON})",
     "global_norm": "(grads)",

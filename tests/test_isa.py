@@ -44,7 +44,7 @@ def outcome():
                 y, mask = kitae.dropout(x, 0.3, seed=11, offset=5, store=store)
                 add(f"dropout {kind} {shape} {store}", y, mask.unpack(), kitae.dropout_backward(dout, mask))
         for cls in (kitae.SGD, kitae.Momentum, kitae.Nesterov, kitae.AdaGrad, kitae.AdaDelta, kitae.RMSProp, kitae.Adam,
-                    kitae.AdamW, kitae.AMSGrad, kitae.NormalizedGD):
+                    kitae.AdamW, kitae.AMSGrad, kitae.AdaMax, kitae.NormalizedGD):
             params = [numbers(seed, n, dtype) for seed, n in enumerate((1, 17, 40001, 0))]
             keywords = {} if cls is kitae.NormalizedGD else {"max_norm": 1.0}
             optimizer = cls(params, weight_decay=0.01, l1=0.001, **keywords)

@@ -31,6 +31,7 @@ CLASSES = [
     (kitae.Adam, {"weight_decay": 0.1, "l1": 0.01}),
     (kitae.AdamW, {"weight_decay": 0.1}),
     (kitae.AMSGrad, {}),
+    (kitae.AdaMax, {}),
     (kitae.NormalizedGD, {}),
     (kitae.NormalizedGD, {"per": "tensor"}),
 ]
@@ -102,6 +103,11 @@ def formula(cls, kw):
         s["x"] = np.maximum(s.get("x", 0), s["v"]) if cls is kitae.AMSGrad else s["v"]
         return w - lr * (s["m"] / (1 - 0.9**t)) / (np.sqrt(s["x"] / (1 - 0.999**t)) + 1e-8)
 
+    def adamax(w, g, s, t):
+        s["m"] = 0.9 * s.get("m", 0) + 0.1 * g
+        s["u"] = np.maximum(0.999 * s.get("u", 0), np.abs(g) + 1e-8)
+        return w - 0.002 / (1 - 0.9**t) * s["m"] / s["u"]
+
     def normalized(w, g, s, t):
         return w - 0.01 * g / np.linalg.norm(g)
 
@@ -112,6 +118,7 @@ def formula(cls, kw):
         kitae.AdaGrad: adagrad,
         kitae.AdaDelta: adadelta,
         kitae.RMSProp: rmsprop,
+        kitae.AdaMax: adamax,
         kitae.NormalizedGD: normalized,
     }
     return names.get(cls, adam)
@@ -205,11 +212,12 @@ def torch_pairs():
         (lambda p: kitae.Adam(p, weight_decay=0.1, semantics="torch"), "Adam", {"weight_decay": 0.1}),
         (lambda p: kitae.AMSGrad(p, semantics="torch"), "Adam", {"amsgrad": True}),
         (lambda p: kitae.AdamW(p, semantics="torch"), "AdamW", {}),
+        (lambda p: kitae.AdaMax(p, semantics="torch"), "Adamax", {}),
     ]
 
 
 @pytest.mark.requires_torch
-@pytest.mark.parametrize("number", range(11))
+@pytest.mark.parametrize("number", range(12))
 def test_torch_is_within_an_ulp_a_step(number, rng):
     import torch
 

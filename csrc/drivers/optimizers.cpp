@@ -5,6 +5,7 @@
 
 #include "drivers/norms.h"
 #include "ops/adam.h"
+#include "ops/adamax.h"
 #include "ops/adaptive_gradient.h"
 #include "ops/gradient_descent.h"
 #include "ops/gradient_terms.h"
@@ -296,6 +297,7 @@ constexpr NamedRule kRules[] = {
     {"rmsprop_centered_velocity", make<RMSPropRule<true, true>>},
     {"adam", make<Adam>},
     {"amsgrad", make<AMSGrad>},
+    {"adamax", make<AdaMax>},
 };
 
 }  // namespace

@@ -61,7 +61,7 @@ class OptimizerPlan {
 };
 
 // Names: gradient_descent velocity nesterov adagrad adadelta rmsprop rmsprop_centered rmsprop_velocity
-// rmsprop_centered_velocity adam amsgrad. Null for another name.
+// rmsprop_centered_velocity adam amsgrad adamax. Null for another name.
 std::unique_ptr<OptimizerPlan> make_optimizer_plan(const std::string& rule);
 
 }  // namespace kitae

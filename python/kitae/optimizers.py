@@ -20,6 +20,7 @@ __all__ = [
     "AMSGrad",
     "AdaDelta",
     "AdaGrad",
+    "AdaMax",
     "Adam",
     "AdamW",
     "Momentum",
@@ -847,6 +848,20 @@ class AMSGrad(Adam):
 
     def _rule(self) -> str:
         return "amsgrad"
+
+
+class AdaMax(Adam):
+    """Adam with the infinity norm of past gradients (Kingma and Ba 2015, section 7.1).
+
+    ``m = beta1 m + (1 - beta1) g;  u = max(beta2 u, |g| + eps);  w -= lr / (1 - beta1^t) * m / u``
+
+    Keywords as ``Adam``; state m, u. paper and torch: lr 0.002. The paper has no eps; PyTorch has it in the same place.
+    """
+
+    _slot_names = ("m", "u")
+
+    def _rule(self) -> str:
+        return "adamax"
 
 
 class NormalizedGD(Optimizer):

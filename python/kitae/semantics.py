@@ -28,6 +28,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "Adam": _ADAM,
         "AdamW": {**_ADAM, "weight_decay": 0.01},
         "AMSGrad": _ADAM,
+        "AdaMax": {**_ADAM, "lr": 2e-3},
         "NormalizedGD": {"lr": 0.01, "per": "all", "weight_decay": 0.0},
         "BatchNorm": {"eps": 1e-5, "running_decay": 0.9, "unbiased": True, "one_value": "beta", "nonfinite": "raise"},
         "Dropout": {"scale": "inverted"},
@@ -51,6 +52,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "Adam": _ADAM,
         "AdamW": {**_ADAM, "weight_decay": 0.01},
         "AMSGrad": _ADAM,
+        "AdaMax": {**_ADAM, "lr": 2e-3},
         "NormalizedGD": {"lr": 1e-3, "per": "all", "weight_decay": 0.0},
         "BatchNorm": {
             "eps": 1e-5,

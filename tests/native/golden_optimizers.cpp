@@ -39,6 +39,7 @@ const std::map<std::string, NumbersOfRule>& rules() {
       {"rmsprop_centered_velocity", with(kRootMeanSquare, velocity)},
       {"adam", adam},
       {"amsgrad", adam},
+      {"adamax", adam},
   };
   return table;
 }

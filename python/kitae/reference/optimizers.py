@@ -118,6 +118,14 @@ def _adam(amsgrad: bool) -> Callable[..., np.ndarray]:
     return update
 
 
+def _adamax(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, slots: Slots) -> np.ndarray:
+    beta1 = n["beta1"]
+    slots[0] = kind(beta1) * slots[0] + kind(1.0 - beta1) * g
+    decayed, now = kind(n["beta2"]) * slots[1], np.abs(g) + kind(n["eps"])
+    slots[1] = np.where(decayed >= now, decayed, now)
+    return w - kind(n["learning_rate"] / bias_correction(beta1, step)) * slots[0] / slots[1]
+
+
 _ADAM = ("learning_rate", "beta1", "beta2", "eps", "eps_after_correction")
 _DESCENT = ("velocity_keep", "velocity_gain", "parameter_gain", "gradient_gain")
 _ADAPTIVE = (
@@ -144,6 +152,7 @@ RULES: dict[str, tuple[Callable[..., np.ndarray], int, tuple[str, ...]]] = {
     "rmsprop_centered_velocity": (_rmsprop(True, True), 3, _ADAPTIVE),
     "adam": (_adam(False), 2, _ADAM),
     "amsgrad": (_adam(True), 3, _ADAM),
+    "adamax": (_adamax, 2, _ADAM),
 }
 
 

@@ -113,6 +113,22 @@ def _adam(
     return -lr * decoupled * p - lr * (state["m"] / (1 - beta1**t)) / corrected
 
 
+def _adamax(
+    p: np.ndarray,
+    g: np.ndarray,
+    state: State,
+    t: int,
+    *,
+    lr: float,
+    beta1: float = ADAM_BETA1,
+    beta2: float = ADAM_BETA2,
+    eps: float = ADAM_EPS,
+) -> np.ndarray:
+    state["m"] = beta1 * _slot(state, "m", p) + (1 - beta1) * g
+    state["u"] = np.maximum(beta2 * _slot(state, "u", p), np.abs(g) + eps)
+    return -lr / (1 - beta1**t) * state["m"] / state["u"]
+
+
 def _root(squares: np.ndarray, eps: float, eps_inside: bool) -> np.ndarray:
     return np.sqrt(squares + eps) if eps_inside else np.sqrt(squares) + eps
 
@@ -307,6 +323,7 @@ OPTIMIZERS = (
         states=2,
     ),
     Optimizer("amsgrad", lambda p: kitae.AMSGrad(p, LR), partial(_adam, lr=LR, amsgrad=True), slots=("m", "v")),
+    Optimizer("adamax", lambda p: kitae.AdaMax(p, LR), partial(_adamax, lr=LR), slots=("m",)),
     Optimizer(
         "adam_max_norm",
         lambda p: kitae.Adam(p, LR, max_norm=MAX_NORM),
