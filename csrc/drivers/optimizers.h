@@ -60,8 +60,7 @@ class OptimizerPlan {
   bool has_float64_ = false;
 };
 
-// Names: gradient_descent velocity nesterov adagrad adadelta rmsprop rmsprop_centered rmsprop_velocity
-// rmsprop_centered_velocity adam amsgrad adamax. Null for another name.
+// The names are those of kRules (optimizers.cpp); null for another one.
 std::unique_ptr<OptimizerPlan> make_optimizer_plan(const std::string& rule);
 
 }  // namespace kitae
