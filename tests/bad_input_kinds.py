@@ -5,7 +5,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import pytest
 
 WORKS = "works"
 
@@ -48,7 +47,9 @@ def repeated(good: np.ndarray, place: Place) -> np.ndarray:
 
 
 def torch_tensor(good: np.ndarray, _place: Place) -> Any:
-    return pytest.importorskip("torch").from_numpy(good.copy())
+    import torch
+
+    return torch.from_numpy(good.copy())
 
 
 ARRAY_KINDS: dict[str, Callable[[np.ndarray, Place], Any]] = {

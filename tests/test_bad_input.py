@@ -142,7 +142,12 @@ def check_raises(target: Target, kind: str, backend: str) -> None:
 CELLS = [(target, kind) for target in TARGETS for kind in target.outcomes]
 
 
-@pytest.mark.parametrize(("target", "kind"), CELLS, ids=[f"{target.name}-{kind}" for target, kind in CELLS])
+def cell(target: Target, kind: str) -> Any:
+    marks = [pytest.mark.requires_torch] if kind == "torch" else []
+    return pytest.param(target, kind, id=f"{target.name}-{kind}", marks=marks)
+
+
+@pytest.mark.parametrize(("target", "kind"), [cell(target, kind) for target, kind in CELLS])
 def test_cell(target: Target, kind: str) -> None:
     for backend in ("cpu", "reference"):
         if target.outcomes[kind] is WORKS:
