@@ -68,37 +68,37 @@ void write_vector(const Array& to, const double* from) {
 
 template <class T>
 struct NormalizeTable {
-  T *high, *low, *gain, *shift;
+  T *center, *gain, *gain_low, *shift;
 
   Normalize<T> operator()(int64_t channel) const {
-    return {high[channel], low[channel], gain[channel], shift[channel]};
+    return {center[channel], gain[channel], gain_low[channel], shift[channel]};
   }
   void set(int64_t channel, const Normalize<T>& n) const {
-    high[channel] = n.high;
-    low[channel] = n.low;
+    center[channel] = n.center;
     gain[channel] = n.gain;
+    gain_low[channel] = n.gain_low;
     shift[channel] = n.shift;
   }
   NormalizeTable from(int64_t channel) const {
-    return {high + channel, low + channel, gain + channel, shift + channel};
+    return {center + channel, gain + channel, gain_low + channel, shift + channel};
   }
 };
 
 template <class T>
 struct GradientTable {
-  NormalizeTable<T> normalize;
-  T *mean_gradient, *slope_gradient;
+  T *center, *gain, *offset, *slope;
 
   InputGradient<T> operator()(int64_t channel) const {
-    return {normalize.high[channel], normalize.low[channel], normalize.gain[channel], mean_gradient[channel],
-            slope_gradient[channel]};
+    return {center[channel], gain[channel], offset[channel], slope[channel]};
   }
   void set(int64_t channel, const InputGradient<T>& gradient) const {
-    mean_gradient[channel] = gradient.mean_gradient;
-    slope_gradient[channel] = gradient.slope_gradient;
+    center[channel] = gradient.center;
+    gain[channel] = gradient.gain;
+    offset[channel] = gradient.offset;
+    slope[channel] = gradient.slope;
   }
   GradientTable from(int64_t channel) const {
-    return {normalize.from(channel), mean_gradient + channel, slope_gradient + channel};
+    return {center + channel, gain + channel, offset + channel, slope + channel};
   }
 };
 
@@ -163,7 +163,7 @@ struct Pass {
   const ChannelSizes sizes;
   double *gamma, *beta, *batch_mean, *batch_variance;  // per channel
   NormalizeTable<T> table;
-  T *mean_gradient, *slope_gradient;
+  GradientTable<T> gradient_table;
   const T slope;
 
   explicit Pass(const BatchNorm& c) : call(c), sizes(c.sizes), slope(static_cast<T>(c.slope)) {
@@ -172,10 +172,10 @@ struct Pass {
     beta = gamma + padded;
     batch_mean = beta + padded;
     batch_variance = batch_mean + padded;
-    T* numbers = cpu::scratch<T>(Scratch::tile, 6 * padded);
-    table = {numbers, numbers + padded, numbers + 2 * padded, numbers + 3 * padded};
-    mean_gradient = numbers + 4 * padded;
-    slope_gradient = numbers + 5 * padded;
+    T* numbers = cpu::scratch<T>(Scratch::tile, 8 * padded);
+    const auto row = [&](int64_t index) { return numbers + index * padded; };
+    table = {row(0), row(1), row(2), row(3)};
+    gradient_table = {row(4), row(5), row(6), row(7)};
     read_vector(call.gamma, 1, gamma, channels);
     read_vector(call.beta, 0, beta, channels);
   }
@@ -423,7 +423,6 @@ struct Backward : Pass<S> {
   double* dgamma() const { return this->batch_variance; }
 
   void finish(int64_t begin, int64_t end, const double* sum, const double* sum_of_products) const {
-    const GradientTable<T> all{table, this->mean_gradient, this->slope_gradient};
     const double count = static_cast<double>(sizes.count());
     double *dbeta_sums = dbeta(), *dgamma_sums = dgamma();
 #pragma GCC ivdep
@@ -433,7 +432,7 @@ struct Backward : Pass<S> {
       const double slope = gamma_gradient(s, total, sum_of_products[channel - begin]);
       dbeta_sums[channel] = total;
       dgamma_sums[channel] = slope;
-      all.set(channel, InputGradient<T>::from(table(channel), s, slope, total, count));
+      this->gradient_table.set(channel, InputGradient<T>::from(s, this->gamma[channel], slope, total, count));
     }
   }
 
@@ -441,15 +440,14 @@ struct Backward : Pass<S> {
     GradientReader<S> read = reader();
     Tile<T> tiles[2];
     const bool adjacent = sizes.adjacent();
-    const GradientTable<T> all{table, this->mean_gradient, this->slope_gradient};
     cpu::for_each_channel_tile(sizes, box, backwards, [&](const Region& tile) {
       read(tile, tiles);
       if (backward.dresidual)
         cpu::store_tile<T>(backward.dresidual.template as<S>(), sizes, tile, [&](int64_t row, T* to) {
           std::memcpy(to, tiles[0].row(row), static_cast<size_t>(tile.columns) * sizeof(T));
         });
-      const GradientTable<T> numbers = all.from(tile.channel);
-      const GainTable<T> constant{table.gain + tile.channel};
+      const GradientTable<T> numbers = this->gradient_table.from(tile.channel);
+      const GainTable<T> constant{numbers.gain};
       cpu::store_tile<T>(backward.dx.template as<S>(), sizes, tile, [&](int64_t row, T* to) {
         const T* g = tiles[0].row(row);
         if (backward.training) return cpu::map_row(adjacent, to, tile.columns, numbers, g, tiles[1].row(row));

@@ -4,9 +4,14 @@
 //   dx = gamma inv_std (g - dbeta / n - xhat dgamma / n)      training
 //   dx = gamma inv_std g                                      statistics that are constants (inference, frozen)
 //
-// The mean is subtracted as a pair (high + low) of the arithmetic type T, so y is exact to 2 ulp at any mean, and a
-// constant channel gives exactly beta; the folded x * scale + shift does neither. xhat's factor inv_std in dx is split
-// between the sum's side and gain, so that no inv_std^2 appears, which float32 cannot hold for x = 1e30.
+// Element-wise, in the arithmetic type T, d = x - center:
+//   y  = d gain + (d gain_low + shift),  center = T(mean), gain + gain_low = gamma inv_std,
+//                                        shift = T(beta - (mean - center) gamma inv_std)
+//   dx = ((g - offset) - d slope) T(gamma inv_std)
+// Near its mean d is exact (Sterbenz), and what rounding the mean to T cut off comes back through shift, in double. So
+// y is within 2 units in the last place at any mean: the product rounds by one, both sums by a half. A constant channel
+// gives exactly beta. The folded x * scale + shift does neither. Of xhat's two factors inv_std in dx one stands in
+// slope and one in the gain: no inv_std^2 appears, which float32 cannot hold for x = 1e30.
 //
 // Traffic: forward reads x and writes y, backward reads x and dout and writes dx, a second reading of the inputs being
 // a cache's where a block of channels fits it. Sums in double (moments.h; g and g (x - mean) in backward), their order
@@ -43,17 +48,37 @@ KITAE_HD double variance_correction(double count, bool unbiased) {
   return unbiased && count > 1 ? count / (count - 1) : 1;
 }
 
+// What T(mean) leaves out of the mean.
+template <class T>
+KITAE_HD double cut_off(const ChannelStatistics& s) {
+  return (s.mean - static_cast<double>(static_cast<T>(s.mean))) + s.mean_low;
+}
+
+// The part of a gain that T holds, rounded towards zero and never all of it: the rest then has the same sign and is not
+// zero, so that an infinite d stays infinite (inf * 0 and inf - inf are NaN). 1 - 2^-24, or -53, leads to the
+// neighbour.
+KITAE_HD float high_part(double gain, float nearest) {
+  return absolute(static_cast<double>(nearest)) < absolute(gain) ? nearest : nearest * (1 - 0x1p-24f);
+}
+KITAE_HD double high_part(double gain, double nearest) {
+  return absolute(nearest) < absolute(gain) ? nearest : nearest * (1 - 0x1p-53);
+}
+
 // One channel's numbers of the forward step.
 template <class T>
 struct Normalize {
-  T high, low, gain, shift;
+  T center, gain, gain_low, shift;
 
   static KITAE_HD Normalize from(const ChannelStatistics& s, double gamma, double beta) {
-    const T high = static_cast<T>(s.mean);
-    const T low = static_cast<T>((s.mean - static_cast<double>(high)) + s.mean_low);
-    return {high, low, static_cast<T>(gamma * s.inv_std), static_cast<T>(beta)};
+    const double gain = gamma * s.inv_std;
+    const T high = high_part(gain, static_cast<T>(gain));
+    return {static_cast<T>(s.mean), high, static_cast<T>(gain - static_cast<double>(high)),
+            static_cast<T>(beta - cut_off<T>(s) * gain)};
   }
-  KITAE_HD T operator()(T x) const { return ((x - high) - low) * gain + shift; }
+  KITAE_HD T operator()(T x) const {
+    const T d = x - center;
+    return d * gain + (d * gain_low + shift);
+  }
   KITAE_HD T operator()(T x, T residual) const { return (*this)(x) + residual; }
 };
 
@@ -87,18 +112,21 @@ KITAE_HD double gamma_gradient(const ChannelStatistics& s, double sum, double su
   return (sum_of_products - sum * s.mean_low) * s.inv_std;
 }
 
-// One channel's numbers of the backward step; with statistics that are constants only the gain is used.
+// One channel's numbers of the backward step: slope = dgamma / n inv_std, offset = dbeta / n less what d has too much.
 template <class T>
 struct InputGradient {
-  T high, low, gain, mean_gradient, slope_gradient;
+  T center, gain, offset, slope;
 
-  static KITAE_HD InputGradient from(const Normalize<T>& n, const ChannelStatistics& s, double dgamma, double dbeta,
+  static KITAE_HD InputGradient from(const ChannelStatistics& s, double gamma, double dgamma, double dbeta,
                                      double count) {
-    return {n.high, n.low, n.gain, static_cast<T>(dbeta / count), static_cast<T>(dgamma / count * s.inv_std)};
+    const double slope = dgamma / count * s.inv_std;
+    return {static_cast<T>(s.mean), static_cast<T>(gamma * s.inv_std),
+            static_cast<T>(dbeta / count - cut_off<T>(s) * slope), static_cast<T>(slope)};
   }
-  KITAE_HD T operator()(T g, T x) const { return ((g - mean_gradient) - ((x - high) - low) * slope_gradient) * gain; }
+  KITAE_HD T operator()(T g, T x) const { return ((g - offset) - (x - center) * slope) * gain; }
 };
 
+// The same for statistics that are constants.
 template <class T>
 struct ConstantStatisticsGradient {
   T gain;

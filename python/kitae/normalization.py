@@ -102,10 +102,11 @@ def batch_norm(
     x.
     out: an array for y, of x's shape, dtype and memory order; in inference it may be x.
 
-    Statistics are sums in float64, in a fixed order, of the distances from each channel's first element; y is within 2
-    units in the last place of max(abs(y), abs(beta), abs(y - beta)) at any mean, and exactly act(beta) in a constant
-    channel. The same bits for any number of threads and on every CPU. Subtracted in x's arithmetic type: differences
-    beyond its largest number overflow.
+    Statistics are sums in float64, in a fixed order, of the distances from each channel's first element. For float32, y
+    is within 2 units in the last place of max(abs(y), abs(beta), abs(y - beta)) where x is within a factor of 2 of its
+    mean, at any mean, and within 3 elsewhere; for float64 the errors of the sums come on top. A constant channel gives
+    exactly act(beta). The same bits for any number of threads and on every CPU. x - mean is taken in float32, for
+    float64 x in float64: differences beyond its largest number overflow.
 
     Raises TypeError, ValueError or FloatingPointError; then no argument has changed.
 
@@ -494,7 +495,7 @@ def _parameter_dtype(op: str, dtype: Any) -> np.dtype:
     try:
         converted = np.dtype(dtype)
     except TypeError:
-        converted = None
+        converted = np.dtype(object)  # no dtype at all (to NumPy, None is float64)
     if converted not in _PARAMETER_DTYPES:
         raise _checks.error(TypeError, op, "dtype", "float32 or float64", _checks.Words(str(dtype)))
     return converted

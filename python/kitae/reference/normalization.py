@@ -125,22 +125,29 @@ def _moments(x: np.ndarray) -> _Moments:
     return _Moments(mean, low, np.where(variance < 0, 0.0, variance))
 
 
+def _high_part(gain: np.ndarray, kind: type) -> np.ndarray:
+    """Of each gain the part that ``kind`` holds, rounded towards zero and never all of it."""
+    nearest = gain.astype(kind)
+    below = nearest * kind(1 - np.finfo(kind).eps / 2)
+    return np.where(np.abs(nearest.astype(np.float64)) < np.abs(gain), nearest, below)
+
+
 class _Normalize:
-    """The forward step's numbers of every channel, in the arithmetic type, as columns for (outer, channels, inner)."""
+    """The steps' numbers of every channel, in the arithmetic type, as columns for (outer, channels, inner)."""
 
     def __init__(self, kind: type, statistics: np.ndarray, gamma: np.ndarray, beta: np.ndarray) -> None:
         mean, mean_low, inv_std = statistics
-        high = mean.astype(kind)
-        low = ((mean - high.astype(np.float64)) + mean_low).astype(kind)
-        self.high, self.low = high[:, np.newaxis], low[:, np.newaxis]
-        self.gain = (gamma * inv_std).astype(kind)[:, np.newaxis]
-        self.shift: np.ndarray = beta.astype(kind)[:, np.newaxis]
-
-    def centered(self, x: np.ndarray) -> np.ndarray:
-        return (x - self.high) - self.low
+        center, gain = mean.astype(kind), gamma * inv_std
+        high = _high_part(gain, kind)
+        low = (gain - high.astype(np.float64)).astype(kind)
+        self.cut_off = (mean - center.astype(np.float64)) + mean_low
+        shift = (beta - self.cut_off * gain).astype(kind)
+        self.center, self.high, self.low, self.shift = (a[:, np.newaxis] for a in (center, high, low, shift))
+        self.gain = gain.astype(kind)[:, np.newaxis]
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        return self.centered(x) * self.gain + self.shift
+        d = x - self.center
+        return d * self.high + (d * self.low + self.shift)
 
 
 def _activate(z: np.ndarray, activation: int, slope: np.floating) -> np.ndarray:
@@ -306,9 +313,10 @@ def batch_norm_backward(
         gamma_gradient = (products - total * mean_low) * inv_std
         if training:
             count = float(layout.sizes[0] * layout.sizes[2])
-            mean_gradient: np.ndarray = (total / count).astype(kind)[:, np.newaxis]
-            slope_gradient = (gamma_gradient / count * inv_std).astype(kind)[:, np.newaxis]
-            dx = ((g - mean_gradient) - normalize.centered(values) * slope_gradient) * normalize.gain
+            slope_of_x = gamma_gradient / count * inv_std
+            offset = (total / count - normalize.cut_off * slope_of_x).astype(kind)[:, np.newaxis]
+            from_x = (values - normalize.center) * slope_of_x.astype(kind)[:, np.newaxis]
+            dx = ((g - offset) - from_x) * normalize.gain
         else:
             dx = g * normalize.gain
         store(layout.view(out), dx)
