@@ -221,7 +221,7 @@ def test_every_instruction_set_has_the_same_bits(run_python: Callable[..., str])
 def test_within_two_ulps_at_any_mean(
     backend: Any, rng: np.random.Generator, shape: tuple[int, ...], mean: float
 ) -> None:
-    """d = x - center rounds by an ulp at most (not at all near a large mean), its product by one, each sum by a half."""
+    """d = x - center rounds by an ulp at most (not at all near a large mean), its product by one, a sum by a half."""
     inputs = Inputs(rng, shape)
     inputs.x = (mean + rng.standard_normal(shape)).astype(np.float32)
     inputs.running_mean += np.float32(mean)
