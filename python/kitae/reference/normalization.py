@@ -127,7 +127,7 @@ def _moments(x: np.ndarray) -> _Moments:
 
 def _high_part(gain: np.ndarray, kind: type) -> np.ndarray:
     """Of each gain the part that ``kind`` holds, rounded towards zero and never all of it."""
-    nearest = gain.astype(kind)
+    nearest: np.ndarray = gain.astype(kind)
     below = nearest * kind(1 - np.finfo(kind).eps / 2)
     return np.where(np.abs(nearest.astype(np.float64)) < np.abs(gain), nearest, below)
 

@@ -161,8 +161,8 @@ class _Equation:
         self.normalized = (x - self.mean) * self.inv_std
         self.gain = self.gamma * self.inv_std
         self.y = self.gamma * self.normalized + self.beta
-        # Half an ulp is at most this share of a value. x - center and its products round at y - beta; the shift (beta and
-        # what center cuts off the mean) and the sum to it round at their size, the last sum is the tolerance's.
+        # Half an ulp is at most this share of a value. x - center and its products round at y - beta; the shift (beta
+        # and what center cuts off the mean) and the sum to it round at their size, the last sum is the tolerance's.
         self.half_ulp = float(ulp(1.0, element_dtype(inputs["x"]))) / 2
         distance = np.abs(self.gamma * self.normalized)
         shift = np.abs(self.beta) + self.half_ulp * np.abs(self.mean * self.gain)
