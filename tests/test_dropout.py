@@ -154,6 +154,7 @@ def test_any_number_of_threads_draws_one_mask(thread_count: int, rng: np.random.
     assert same_bits(kitae.dropout_backward(x, mask), y)
 
 
+@pytest.mark.timing  # starts processes, one for each instruction set of a whole build
 @pytest.mark.parametrize("variant", _isa.supported())
 def test_every_instruction_set_gives_the_same_bits(variant: str, run_python: Any, backend_name: str) -> None:
     script = """

@@ -7,6 +7,7 @@ import pytest
 
 from kitae import _isa
 
+pytestmark = pytest.mark.timing  # starts processes that need every instruction set of a whole build
 SUPPORTED = _isa.supported()
 
 # Every public function on every dtype, odd sizes, both layouts, several threads; a hash of everything that came out.
