@@ -43,14 +43,14 @@ def test_affinity_alone(machine):
     [("max 100000\n", 64), ("200000 100000\n", 2), ("150000 100000", 2), ("1000 100000", 1), ("99999999 100000", 64)],
 )
 def test_cgroup_v2(machine, quota, threads):
-    assert machine({"proc/self/cgroup": "0::/work/job\n", "sys/fs/cgroup/work/job/cpu.max": quota}) == threads
+    assert machine({"proc/self/cgroup": "0::/group/job\n", "sys/fs/cgroup/group/job/cpu.max": quota}) == threads
 
 
 def test_cgroup_v2_parent_binds(machine):
     files = {
-        "proc/self/cgroup": "0::/work/job\n",
-        "sys/fs/cgroup/work/job/cpu.max": "max 100000",
-        "sys/fs/cgroup/work/cpu.max": "300000 100000",
+        "proc/self/cgroup": "0::/group/job\n",
+        "sys/fs/cgroup/group/job/cpu.max": "max 100000",
+        "sys/fs/cgroup/group/cpu.max": "300000 100000",
     }
     assert machine(files) == 3
 
