@@ -343,6 +343,8 @@ def interrupted_after(seconds: float, call) -> float:
         sent.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
 
+    # A shell's background job starts with SIGINT ignored: Python then has no handler for it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(seconds, send)
     timer.start()
     try:
@@ -351,6 +353,7 @@ def interrupted_after(seconds: float, call) -> float:
         return time.monotonic() - sent[0]
     finally:
         timer.join()
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.timing
