@@ -465,6 +465,38 @@ def test_relu_of_special_numbers() -> None:
         np.testing.assert_array_equal(dx[:, 0], [-1, 0, -1, 0])
 
 
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_activation_gradient_where_z_changes_sign(rng: np.random.Generator, activation: str, dtype: Any) -> None:
+    """Backward decides by x what forward decided by z: 200 neighbours on both sides of every channel's crossing."""
+    tiny = np.finfo(dtype).tiny
+    gammas = np.array([1, -1, 0, -0.0, 3e-5, -7e4, tiny, 1e30, -1e-30, 0.3], dtype)
+    betas = np.array([0, -0.0, 1, -1, 0.3, 1e-30, -1e30, 7e4, tiny, np.inf], dtype)
+    means = np.array([0, 1, -1e-3, 1e4, -1e30], dtype)
+    gamma, beta, mean = (grid.ravel().copy() for grid in np.meshgrid(gammas, betas, means))
+    var = rng.uniform(0.1, 10, gamma.shape).astype(dtype)
+    with np.errstate(all="ignore"):
+        crossing = (mean - beta / (gamma.astype(np.float64) / np.sqrt(var.astype(np.float64)))).astype(dtype)
+        crossing = np.where(np.isfinite(crossing), crossing, mean)
+        steps = np.arange(-200, 201)[:, None]
+        near = crossing + steps * np.spacing(np.abs(crossing))
+        x = np.concatenate([near.astype(dtype), np.full((1, gamma.size), np.finfo(dtype).max, dtype)])
+        x = np.concatenate([x, -x[-1:], rng.standard_normal((50, gamma.size)).astype(dtype), np.zeros_like(x[-1:])])
+    infinite = np.where((gamma == 0) | (np.abs(gamma) > 1e-20), np.inf, 1).astype(dtype)
+    x = np.concatenate([x, infinite[None], -infinite[None]])
+    dout = np.ones_like(x)
+    passed = {}
+    for name in ("reference", "cpu"):
+        with kitae.use_backend(name):
+            saved = kitae.batch_norm(x, gamma, beta, mean, var, training=False, eps=0, activation=activation)[1]
+            passed[name] = kitae.batch_norm_backward(dout, saved)
+    assert all(same_bits(a, b) for a, b in zip(passed["reference"], passed["cpu"], strict=True))
+    # The crossing is where it was looked for: most channels with a gain have both signs.
+    dx = passed["cpu"][0]
+    both = (dx == dx[0]).all(0)[(gamma != 0) & np.isfinite(beta)]
+    assert both.mean() < 0.7
+
+
 # ---- batches of one value, and of none
 
 

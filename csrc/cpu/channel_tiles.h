@@ -16,7 +16,7 @@ constexpr int64_t kBlockChannels = 512;  // the most channels that a unit of wor
 // Rows row .. row + rows; the columns run along the inner axis of one channel or, where inner == 1, over the channels
 // from `channel` on.
 struct Region {
-  int64_t row, rows, channel, column, columns;
+  int64_t row = 0, rows = 0, channel = 0, column = 0, columns = 0;
 
   int64_t offset(const ChannelSizes& sizes) const { return (row * sizes.channels + channel) * sizes.inner + column; }
   int64_t stride(const ChannelSizes& sizes) const { return sizes.channels * sizes.inner; }
@@ -24,23 +24,53 @@ struct Region {
 
 constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// A region cut into tiles of at most kTileElements (rows padded to whole lanes), rows in order: visit(tile).
+// visit(region, the one that comes after it) for make(0) .. make(count - 1); the last is followed by an empty one.
+template <class Make, class Visit>
+inline void visit_in_turn(int64_t count, Make&& make, Visit&& visit) {
+  Region next = count > 0 ? make(0) : Region{};
+  for (int64_t i = 1; i <= count; ++i) {
+    const Region region = next;
+    next = i < count ? make(i) : Region{};
+    visit(region, next);
+  }
+}
+
+// A region cut into tiles of at most kTileElements (rows padded to whole lanes), rows in order or the last ones first
+// (they are still in the cache): visit(tile, next tile).
 template <class Visit>
-inline void for_each_tile(const ChannelSizes& sizes, const Region& region, Visit&& visit) {
+inline void for_each_tile(const ChannelSizes& sizes, const Region& region, bool backwards, Visit&& visit) {
   const bool adjacent = sizes.adjacent();
   const int64_t most = adjacent ? kTileChannels : kTileElements;
   const int64_t width = region.columns < most ? region.columns : most;
   if (width == 0) return;
   const int64_t fit = kTileElements / round_up(width, kLanes);
-  for (int64_t row = 0; row < region.rows; row += fit)
-    for (int64_t column = 0; column < region.columns; column += width) {
-      Region tile = region;
-      tile.row += row;
-      tile.rows = region.rows - row < fit ? region.rows - row : fit;
-      (adjacent ? tile.channel : tile.column) += column;
-      tile.columns = region.columns - column < width ? region.columns - column : width;
-      visit(tile);
-    }
+  const int64_t across = (region.columns + width - 1) / width, down = (region.rows + fit - 1) / fit;
+  const auto make = [&](int64_t i) {
+    const int64_t step = backwards ? down - 1 - i / across : i / across;
+    const int64_t row = step * fit, column = i % across * width;
+    Region tile = region;
+    tile.row += row;
+    tile.rows = region.rows - row < fit ? region.rows - row : fit;
+    (adjacent ? tile.channel : tile.column) += column;
+    tile.columns = region.columns - column < width ? region.columns - column : width;
+    return tile;
+  };
+  visit_in_turn(across * down, make, visit);
+}
+
+// Asks for the lines of a tile's row before they are used: the rows are too short for the hardware to notice in time.
+template <class S>
+inline void prefetch_row(const S* data, const ChannelSizes& sizes, const Region& tile, int64_t row) {
+  constexpr int64_t kLine = 64;
+  if (row >= tile.rows) return;
+  const char* at = reinterpret_cast<const char*>(data + tile.offset(sizes) + row * tile.stride(sizes));
+  const int64_t bytes = tile.columns * static_cast<int64_t>(sizeof(S));
+  for (int64_t byte = 0; byte < bytes; byte += kLine) __builtin_prefetch(at + byte);
+}
+template <class S>
+inline void prefetch_tile(const S* data, const ChannelSizes& sizes, const Region& tile) {
+  if (sizes.adjacent()) return;
+  for (int64_t row = 0; row < tile.rows; ++row) prefetch_row(data, sizes, tile, row);
 }
 
 // Where a tile's elements lie. Sixteen elements may be read from any address up to `end` - 16.
@@ -69,19 +99,18 @@ inline Tile<T> load_tile(const S* data, const ChannelSizes& sizes, const Region&
   }
 }
 
-// The way back: the rows of `out` are written through write(row, T* target).
+// The way back: write(T* target, stride) gives a tile's rows of `data`.
 template <class T, class S, class Write>
 inline void store_tile(S* data, const ChannelSizes& sizes, const Region& tile, Write&& write) {
   S* to = data + tile.offset(sizes);
   const int64_t stride = tile.stride(sizes);
-  for (int64_t row = 0; row < tile.rows; ++row) {
-    if constexpr (std::is_same_v<S, T>) {
-      write(row, to + row * stride);
-    } else {
-      alignas(64) T buffer[kTileElements];
-      write(row, buffer);
-      narrow(to + row * stride, buffer, tile.columns);
-    }
+  if constexpr (std::is_same_v<S, T>) {
+    write(to, stride);
+  } else {
+    alignas(64) T buffer[kTileElements];
+    const int64_t padded = buffer_stride(tile);
+    write(buffer, padded);
+    for (int64_t row = 0; row < tile.rows; ++row) narrow(to + row * stride, buffer + row * padded, tile.columns);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "cpu/channel_tiles.h"
+#include "cpu/lanes.h"
 
 namespace kitae::cpu {
 
@@ -12,35 +13,56 @@ struct Box {
   int64_t first_row, last_row, first_channel, last_channel, first_column, last_column;
 };
 
-// visit(tile) for all tiles of a box in the order of memory, or the last row first (it is the one still in the cache).
+// visit(tile, next tile) for all tiles of a box in the order of memory, or the last rows first.
 template <class Visit>
 inline void for_each_channel_tile(const ChannelSizes& sizes, const Box& box, bool backwards, Visit&& visit) {
-  const int64_t rows = box.last_row - box.first_row;
-  const int64_t step = sizes.adjacent() ? kTileElements / kTileChannels : 1;
-  const int64_t steps = (rows + step - 1) / step;
-  for (int64_t i = 0; i < steps; ++i) {
-    const int64_t row = box.first_row + (backwards ? steps - 1 - i : i) * step;
-    if (sizes.adjacent()) {
-      const int64_t count = box.last_row - row < step ? box.last_row - row : step;
-      for_each_tile(sizes, Region{row, count, box.first_channel, 0, box.last_channel - box.first_channel}, visit);
-    } else {
-      for (int64_t channel = box.first_channel; channel < box.last_channel; ++channel)
-        for_each_tile(sizes, Region{row, 1, channel, box.first_column, box.last_column - box.first_column}, visit);
-    }
+  const int64_t rows = box.last_row - box.first_row, channels = box.last_channel - box.first_channel;
+  if (sizes.adjacent())
+    return for_each_tile(sizes, Region{box.first_row, rows, box.first_channel, 0, channels}, backwards, visit);
+  const int64_t length = box.last_column - box.first_column;
+  const int64_t pieces = (length + kTileElements - 1) / kTileElements;
+  const auto make = [&](int64_t i) {
+    const int64_t row = i / pieces / channels, column = i % pieces * kTileElements;
+    return Region{box.first_row + (backwards ? rows - 1 - row : row), 1, box.first_channel + i / pieces % channels,
+                  box.first_column + column, length - column < kTileElements ? length - column : kTileElements};
+  };
+  visit_in_turn(rows * channels * pieces, make, visit);
+}
+
+namespace detail {
+
+template <int kRows, class T, class Function, class... In>
+inline void map_rows(T* out, int64_t stride, int64_t row, int64_t columns, const Function& function, const In... in) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < columns; ++i) {
+    const auto f = function(i);
+    for (int k = 0; k < kRows; ++k) out[k * stride + i] = f(in.row(row + k)[i]...);
   }
 }
 
-// out[i] = f(in[i]...) for a row; f = function(0) along a channel, function(i) where the channels lie side by side.
-// `out` may be one of the inputs.
+}  // namespace detail
+
+// out[i] = f(in[i]...) for the rows of a tile; f = function(0) along a channel, function(i) where the channels lie side
+// by side. `out` may be one of the inputs.
 template <class T, class Function, class... In>
-inline void map_row(bool adjacent, T* out, int64_t count, const Function& function, const In*... in) {
+inline void map_tile(bool adjacent, const Region& tile, T* out, int64_t stride, const Function& function,
+                     const In... in) {
+  int64_t row = 0;
   if (adjacent) {
+    // Several rows share the loads of a column's numbers, except where all of them meet in the same sets of the cache.
+    constexpr int kRows = 2;
+    constexpr int64_t kPage = 4096;
+    const bool apart = stride * static_cast<int64_t>(sizeof(T)) % kPage != 0;
+    for (; apart && row + kRows <= tile.rows; row += kRows)
+      detail::map_rows<kRows>(out + row * stride, stride, row, tile.columns, function, in...);
+    for (; row < tile.rows; ++row) detail::map_rows<1>(out + row * stride, stride, row, tile.columns, function, in...);
+    return;
+  }
+  const auto f = function(0);
+  for (; row < tile.rows; ++row) {
+    T* to = out + row * stride;
 #pragma GCC ivdep
-    for (int64_t i = 0; i < count; ++i) out[i] = function(i)(in[i]...);
-  } else {
-    const auto f = function(0);
-#pragma GCC ivdep
-    for (int64_t i = 0; i < count; ++i) out[i] = f(in[i]...);
+    for (int64_t i = 0; i < tile.columns; ++i) to[i] = f(in.row(row)[i]...);
   }
 }
 

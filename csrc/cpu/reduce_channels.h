@@ -13,22 +13,16 @@
 namespace kitae::cpu {
 namespace detail {
 
-// The next row of a channel lies a whole row of channels away: the hardware finds it late without help.
-template <class T>
-inline void prefetch_row(const T* row, int64_t columns) {
-  constexpr int64_t kLine = 64, kMost = 2048;
-  const char* at = reinterpret_cast<const char*>(row);
-  const int64_t bytes =
-      columns * static_cast<int64_t>(sizeof(T)) < kMost ? columns * static_cast<int64_t>(sizeof(T)) : kMost;
-  for (int64_t byte = 0; byte < bytes; byte += kLine) __builtin_prefetch(at + byte);
-}
+// Times sixteen columns whose sums and parameters the registers hold: 24 of 32, or 12 of 16.
+constexpr int kColumnGroups = kVectorBytes == 64 ? 4 : 1;
 
-// Both sums in registers. Every index is a constant of the unrolled code: an array of vectors that a loop runs over
-// would stay in memory.
-template <class Op, class T>
+// Both sums of kGroups times sixteen lanes in registers. Every index is a constant of the unrolled code: an array of
+// vectors that a loop runs over would stay in memory.
+template <class Op, class T, int kGroups = 1>
 class Accumulators {
  public:
   using Vector = Lanes::Vector;
+  static constexpr int kParts = kGroups * Lanes::kParts;
 
   Accumulators(const double* first, const double* second, const double* parameters) {
     each_part([&](auto part) {
@@ -74,7 +68,7 @@ class Accumulators {
   }
   template <class F>
   static void each_part(F&& f) {
-    each_of(std::make_integer_sequence<int, Lanes::kParts>{}, f);
+    each_of(std::make_integer_sequence<int, kParts>{}, f);
   }
   template <class Part>
   Terms<Vector> terms_of(Part part, const T* const (&from)[Op::kInputs]) const {
@@ -84,7 +78,7 @@ class Accumulators {
     return Op::of(values, parameter_[part()]);
   }
 
-  Vector first_[Lanes::kParts], second_[Lanes::kParts], parameter_[Lanes::kParts];
+  Vector first_[kParts], second_[kParts], parameter_[kParts];
 };
 
 // Sixteen elements from `from` on, of which `count` are wanted: through `spare` where the array ends before.
@@ -105,10 +99,7 @@ inline void add_along(double* first, double* second, const Tile<T> (&in)[Op::kIn
   T spare[kInputs][kLanes] = {};
   for (int64_t row = 0; row < rows; ++row) {
     const T* from[kInputs];
-    for (int i = 0; i < kInputs; ++i) {
-      from[i] = in[i].row(row);
-      if (row + 1 < rows) prefetch_row(in[i].row(row + 1), columns);
-    }
+    for (int i = 0; i < kInputs; ++i) from[i] = in[i].row(row);
     for (int64_t column = 0; column < whole; column += kLanes) {
       sums.add(from);
       for (int i = 0; i < kInputs; ++i) from[i] += kLanes;
@@ -121,40 +112,48 @@ inline void add_along(double* first, double* second, const Tile<T> (&in)[Op::kIn
   sums.store(first, second);
 }
 
-// A lane a channel: sixteen columns at a time go down the rows. `first`, `second` and `parameters` are padded to whole
-// lanes; what the padding sums up is never looked at.
+// A lane a channel: kGroups times sixteen columns go down the rows, all of them inside the array.
+template <int kGroups, class Op, class T>
+inline void add_columns(double* first, double* second, const Tile<T> (&in)[Op::kInputs], int64_t column, int64_t rows,
+                        const double* parameters) {
+  Accumulators<Op, T, kGroups> sums(first + column, second + column, parameters + column);
+  const T* from[Op::kInputs];
+  for (int i = 0; i < Op::kInputs; ++i) from[i] = in[i].row(0) + column;
+  for (int64_t row = 0; row < rows; ++row) {
+    sums.add(from);
+    for (int i = 0; i < Op::kInputs; ++i) from[i] += in[i].stride;
+  }
+  sums.store(first + column, second + column);
+}
+
+// `first`, `second` and `parameters` are padded to whole lanes; what the padding sums up is never looked at.
 template <class Op, class T>
 inline void add_across(double* first, double* second, const Tile<T> (&in)[Op::kInputs], int64_t rows, int64_t columns,
                        const double* parameters) {
   constexpr int kInputs = Op::kInputs;
+  constexpr int64_t kWide = kColumnGroups * kLanes;
+  int64_t column = 0;
+  for (; column + kWide <= columns; column += kWide)
+    add_columns<kColumnGroups, Op, T>(first, second, in, column, rows, parameters);
+  for (; column + kLanes <= columns; column += kLanes)
+    add_columns<1, Op, T>(first, second, in, column, rows, parameters);
+  if (column == columns) return;
+  const int64_t count = columns - column;
+  Accumulators<Op, T> sums(first + column, second + column, parameters + column);
   T spare[kInputs][kLanes] = {};
-  for (int64_t column = 0; column < columns; column += kLanes) {
-    const int64_t count = columns - column < kLanes ? columns - column : kLanes;
-    Accumulators<Op, T> sums(first + column, second + column, parameters + column);
+  for (int64_t row = 0; row < rows; ++row) {
     const T* from[kInputs];
-    bool inside = true;
-    for (int i = 0; i < kInputs; ++i) {
-      from[i] = in[i].row(0) + column;
-      inside = inside && in[i].row(rows - 1) + column + kLanes <= in[i].end;
-    }
-    // Only the last rows of the last columns reach beyond the array.
-    const int64_t free_rows = inside ? rows : 0;
-    for (int64_t row = 0; row < free_rows; ++row) {
-      sums.add(from);
-      for (int i = 0; i < kInputs; ++i) from[i] += in[i].stride;
-    }
-    for (int64_t row = free_rows; row < rows; ++row) {
-      for (int i = 0; i < kInputs; ++i) from[i] = readable(in[i].row(row) + column, in[i].end, count, spare[i]);
-      sums.add(from);
-    }
-    sums.store(first + column, second + column);
+    for (int i = 0; i < kInputs; ++i) from[i] = readable(in[i].row(row) + column, in[i].end, count, spare[i]);
+    sums.add(from);
   }
+  sums.store(first + column, second + column);
 }
 
 }  // namespace detail
 
 // Both sums of chunk `chunk` for channels [begin, end). `parameters`, `first` and `second` start at channel `begin` and
-// are padded to whole lanes. read(tile, tiles) fills in where the inputs of a tile are.
+// are padded to whole lanes. read(tile, next, tiles) fills in where the inputs of a tile
+// are; `next` is the tile after it.
 template <class Op, class T, class Read>
 inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, int64_t begin, int64_t end, const double* parameters,
                       Read&& read, double* first, double* second) {
@@ -164,8 +163,8 @@ inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, int64_t begin, i
   Tile<T> tiles[Op::kInputs];
   if (sizes.adjacent()) {
     for (int64_t i = 0; i < round_up(end - begin, kLanes); ++i) first[i] = second[i] = 0;
-    for_each_tile(sizes, Region{row, rows, begin, 0, end - begin}, [&](const Region& tile) {
-      read(tile, tiles);
+    for_each_tile(sizes, Region{row, rows, begin, 0, end - begin}, false, [&](const Region& tile, const Region& next) {
+      read(tile, next, tiles);
       const int64_t at = tile.channel - begin;
       detail::add_across<Op, T>(first + at, second + at, tiles, tile.rows, tile.columns, parameters + at);
     });
@@ -176,10 +175,11 @@ inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, int64_t begin, i
   for (int64_t channel = begin; channel < end; ++channel) {
     alignas(64) double parameter[kLanes], lanes[2][kLanes] = {};
     for (double& lane : parameter) lane = parameters[channel - begin];
-    for_each_tile(sizes, Region{row, rows, channel, column, columns}, [&](const Region& tile) {
-      read(tile, tiles);
-      detail::add_along<Op, T>(lanes[0], lanes[1], tiles, tile.rows, tile.columns, parameter);
-    });
+    for_each_tile(sizes, Region{row, rows, channel, column, columns}, false,
+                  [&](const Region& tile, const Region& next) {
+                    read(tile, next, tiles);
+                    detail::add_along<Op, T>(lanes[0], lanes[1], tiles, tile.rows, tile.columns, parameter);
+                  });
     first[channel - begin] = fold_lanes(lanes[0]);
     second[channel - begin] = fold_lanes(lanes[1]);
   }

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "cpu/activation_bits.h"
+#include "cpu/activation_bounds.h"
 #include "cpu/channel_plan.h"
 
 namespace kitae {
@@ -122,18 +123,53 @@ struct ActivatedTable {
   Activated<activation, T> operator()(int64_t channel) const { return {table(channel), slope}; }
 };
 
-// dout act'(z), z computed again from x: the same bits as in forward.
+// !(z <= 0) as a comparison of x (cpu/activation_bounds.h).
+template <class T>
+struct Passes {
+  T bound, sign;
+  bool operator()(T x) const { return !(x * sign <= bound); }
+};
+template <class T>
+struct PassesTable {
+  T *bound, *sign;
+  Passes<T> operator()(int64_t channel) const { return {bound[channel], sign[channel]}; }
+  PassesTable from(int64_t channel) const { return {bound + channel, sign + channel}; }
+};
+
+// g = dout act'(z)
 template <Activation activation, class T>
-struct Recomputed {
-  Normalize<T> normalize;
+struct Masked {
+  Passes<T> passes;
   T slope;
-  T operator()(T dout, T x) const { return activation_gradient<activation>(dout, !(normalize(x) <= T(0)), slope); }
+  T operator()(T dout, T x) const { return activation_gradient<activation>(dout, passes(x), slope); }
 };
 template <Activation activation, class T>
-struct RecomputedTable {
-  NormalizeTable<T> table;
+struct MaskedTable {
+  PassesTable<T> table;
   T slope;
-  Recomputed<activation, T> operator()(int64_t channel) const { return {table(channel), slope}; }
+  Masked<activation, T> operator()(int64_t channel) const { return {table(channel), slope}; }
+};
+
+// dx from dout, by way of g.
+template <Activation activation, class Gradient, class T>
+struct MaskedGradient {
+  Masked<activation, T> masked;
+  Gradient gradient;
+  T operator()(T dout, T x) const {
+    const T g = masked(dout, x);
+    if constexpr (std::is_same_v<Gradient, InputGradient<T>>)
+      return gradient(g, x);
+    else
+      return gradient(g);
+  }
+};
+template <Activation activation, class Gradients, class T>
+struct MaskedGradientTable {
+  MaskedTable<activation, T> masked;
+  Gradients gradients;
+  auto operator()(int64_t channel) const {
+    return MaskedGradient<activation, decltype(gradients(0)), T>{masked(channel), gradients(channel)};
+  }
 };
 
 template <class F>
@@ -164,6 +200,7 @@ struct Pass {
   double *gamma, *beta, *batch_mean, *batch_variance;  // per channel
   NormalizeTable<T> table;
   GradientTable<T> gradient_table;
+  PassesTable<T> passes;
   const T slope;
 
   explicit Pass(const BatchNorm& c) : call(c), sizes(c.sizes), slope(static_cast<T>(c.slope)) {
@@ -172,10 +209,11 @@ struct Pass {
     beta = gamma + padded;
     batch_mean = beta + padded;
     batch_variance = batch_mean + padded;
-    T* numbers = cpu::scratch<T>(Scratch::tile, 8 * padded);
+    T* numbers = cpu::scratch<T>(Scratch::tile, 10 * padded);
     const auto row = [&](int64_t index) { return numbers + index * padded; };
     table = {row(0), row(1), row(2), row(3)};
     gradient_table = {row(4), row(5), row(6), row(7)};
+    passes = {row(8), row(9)};
     read_vector(call.gamma, 1, gamma, channels);
     read_vector(call.beta, 0, beta, channels);
   }
@@ -212,7 +250,8 @@ struct DeviationReader {
 
   DeviationReader(const S* from, const ChannelSizes& s) : x(from), sizes(s) {}
 
-  void operator()(const Region& tile, Tile<T> (&tiles)[1]) {
+  void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[1]) {
+    cpu::prefetch_tile(x, sizes, next);
     tiles[0] = cpu::load_tile<T>(x, sizes, tile, buffer.data);
   }
 };
@@ -284,20 +323,24 @@ struct Forward : Pass<S> {
     const S* residual = forward.residual ? forward.residual.template as<const S>() : nullptr;
     const bool adjacent = sizes.adjacent();
     TileBuffer<S> x_buffer, residual_buffer;
-    cpu::for_each_channel_tile(sizes, box, backwards, [&](const Region& tile) {
+    cpu::for_each_channel_tile(sizes, box, backwards, [&](const Region& tile, const Region& next) {
+      cpu::prefetch_tile(x(), sizes, next);
+      if (residual) cpu::prefetch_tile(residual, sizes, next);
       const Tile<T> in = cpu::load_tile<T>(x(), sizes, tile, x_buffer.data);
       Tile<T> added{};
       if (residual) added = cpu::load_tile<T>(residual, sizes, tile, residual_buffer.data);
       const ActivatedTable<activation, T> numbers{table.from(tile.channel), this->slope};
-      cpu::store_tile<T>(forward.out.template as<S>(), sizes, tile, [&](int64_t row, T* to) {
-        if (!residual) return cpu::map_row(adjacent, to, tile.columns, numbers, in.row(row));
-        if (!forward.mask) return cpu::map_row(adjacent, to, tile.columns, numbers, in.row(row), added.row(row));
+      cpu::store_tile<T>(forward.out.template as<S>(), sizes, tile, [&](T* to, int64_t stride) {
+        if (!residual) return cpu::map_tile(adjacent, tile, to, stride, numbers, in);
+        if (!forward.mask) return cpu::map_tile(adjacent, tile, to, stride, numbers, in, added);
         const ActivatedTable<Activation::none, T> linear{numbers.table, this->slope};
-        cpu::map_row(adjacent, to, tile.columns, linear, in.row(row), added.row(row));
-        cpu::pack_positive(this->mask_row(tile, row), to, tile.columns);
+        cpu::map_tile(adjacent, tile, to, stride, linear, in, added);
         const T slope = this->slope;
+        for (int64_t row = 0; row < tile.rows; ++row, to += stride) {
+          cpu::pack_positive(this->mask_row(tile, row), to, tile.columns);
 #pragma GCC ivdep
-        for (int64_t i = 0; i < tile.columns; ++i) to[i] = activate<activation>(to[i], slope);
+          for (int64_t i = 0; i < tile.columns; ++i) to[i] = activate<activation>(to[i], slope);
+        }
       });
     });
   }
@@ -377,26 +420,27 @@ struct GradientReader {
   explicit GradientReader(const Pass<S>& p, const S* from_x, const S* from_dout)
       : pass(p), x(from_x), dout(from_dout) {}
 
-  void operator()(const Region& tile, Tile<T> (&tiles)[2]) {
+  void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[2]) {
+    cpu::prefetch_tile(dout, pass.sizes, next);
+    cpu::prefetch_tile(x, pass.sizes, next);
     tiles[0] = cpu::load_tile<T>(dout, pass.sizes, tile, dout_buffer.data);
     tiles[1] = cpu::load_tile<T>(x, pass.sizes, tile, x_buffer.data);
     if (pass.call.activation == Activation::none) return;
-    with_activation(pass.call.activation, [&](auto activation) { through_activation<activation()>(tile, tiles); });
+    with_activation(pass.call.activation,
+                    [&](auto activation) { through_activation<activation()>(tile, next, tiles); });
   }
 
  private:
   template <Activation activation>
-  void through_activation(const Region& tile, Tile<T> (&tiles)[2]) {
+  void through_activation(const Region& tile, const Region& next, Tile<T> (&tiles)[2]) {
     const int64_t stride = cpu::buffer_stride(tile);
-    const bool adjacent = pass.sizes.adjacent();
-    const RecomputedTable<activation, T> numbers{pass.table.from(tile.channel), pass.slope};
-    for (int64_t row = 0; row < tile.rows; ++row) {
-      T* g = g_buffer + row * stride;
-      if (pass.call.mask) {
-        cpu::select_by_bits<activation>(g, tiles[0].row(row), pass.mask_row(tile, row), pass.slope, tile.columns);
-      } else {
-        cpu::map_row(adjacent, g, tile.columns, numbers, tiles[0].row(row), tiles[1].row(row));
-      }
+    if (pass.call.mask) {
+      for (int64_t row = 0; row < tile.rows; ++row)
+        cpu::select_by_bits<activation>(g_buffer + row * stride, tiles[0].row(row), pass.mask_row(tile, row),
+                                        pass.slope, tile.columns);
+    } else {
+      const MaskedTable<activation, T> numbers{pass.passes.from(tile.channel), pass.slope};
+      cpu::map_tile(pass.sizes.adjacent(), tile, g_buffer, stride, numbers, tiles[0], tiles[1]);
     }
     tiles[0] = {g_buffer, stride, g_buffer + cpu::kTileElements};
   }
@@ -412,6 +456,8 @@ struct Backward : Pass<S> {
   explicit Backward(const BatchNormBackward& c) : Pass<S>(c), backward(c) {
     for (int64_t channel = 0; channel < sizes.channels; ++channel)
       this->set_numbers(channel, this->statistics(channel));
+    if (backward.activation != Activation::none && !backward.mask)
+      cpu::find_bounds(table, sizes.channels, this->passes.bound, this->passes.sign);
   }
 
   GradientReader<S> reader() const {
@@ -437,21 +483,47 @@ struct Backward : Pass<S> {
   }
 
   void map(const Box& box, bool backwards) const {
+    if (backward.activation != Activation::none && !backward.mask)
+      return with_activation(backward.activation, [&](auto activation) { map_masked<activation()>(box, backwards); });
     GradientReader<S> read = reader();
     Tile<T> tiles[2];
     const bool adjacent = sizes.adjacent();
-    cpu::for_each_channel_tile(sizes, box, backwards, [&](const Region& tile) {
-      read(tile, tiles);
+    cpu::for_each_channel_tile(sizes, box, backwards, [&](const Region& tile, const Region& next) {
+      read(tile, next, tiles);
       if (backward.dresidual)
-        cpu::store_tile<T>(backward.dresidual.template as<S>(), sizes, tile, [&](int64_t row, T* to) {
-          std::memcpy(to, tiles[0].row(row), static_cast<size_t>(tile.columns) * sizeof(T));
+        cpu::store_tile<T>(backward.dresidual.template as<S>(), sizes, tile, [&](T* to, int64_t stride) {
+          for (int64_t row = 0; row < tile.rows; ++row)
+            std::memcpy(to + row * stride, tiles[0].row(row), static_cast<size_t>(tile.columns) * sizeof(T));
         });
       const GradientTable<T> numbers = this->gradient_table.from(tile.channel);
       const GainTable<T> constant{numbers.gain};
-      cpu::store_tile<T>(backward.dx.template as<S>(), sizes, tile, [&](int64_t row, T* to) {
-        const T* g = tiles[0].row(row);
-        if (backward.training) return cpu::map_row(adjacent, to, tile.columns, numbers, g, tiles[1].row(row));
-        cpu::map_row(adjacent, to, tile.columns, constant, g);
+      cpu::store_tile<T>(backward.dx.template as<S>(), sizes, tile, [&](T* to, int64_t stride) {
+        if (backward.training) return cpu::map_tile(adjacent, tile, to, stride, numbers, tiles[0], tiles[1]);
+        cpu::map_tile(adjacent, tile, to, stride, constant, tiles[0]);
+      });
+    });
+  }
+
+  template <Activation activation>
+  void map_masked(const Box& box, bool backwards) const {
+    const S *x = backward.x.template as<const S>(), *dout = backward.dout.template as<const S>();
+    const bool adjacent = sizes.adjacent();
+    TileBuffer<S> x_buffer, dout_buffer;
+    cpu::for_each_channel_tile(sizes, box, backwards, [&](const Region& tile, const Region& next) {
+      cpu::prefetch_tile(dout, sizes, next);
+      cpu::prefetch_tile(x, sizes, next);
+      const Tile<T> douts = cpu::load_tile<T>(dout, sizes, tile, dout_buffer.data);
+      const Tile<T> xs = cpu::load_tile<T>(x, sizes, tile, x_buffer.data);
+      const MaskedTable<activation, T> masked{this->passes.from(tile.channel), this->slope};
+      const GradientTable<T> numbers = this->gradient_table.from(tile.channel);
+      const GainTable<T> constant{numbers.gain};
+      cpu::store_tile<T>(backward.dx.template as<S>(), sizes, tile, [&](T* to, int64_t stride) {
+        const auto map = [&](const auto& gradients) {
+          using Gradients = std::decay_t<decltype(gradients)>;
+          const MaskedGradientTable<activation, Gradients, T> all{masked, gradients};
+          cpu::map_tile(adjacent, tile, to, stride, all, douts, xs);
+        };
+        backward.training ? map(numbers) : map(constant);
       });
     });
   }
