@@ -15,6 +15,8 @@ namespace detail {
 
 // Times sixteen columns whose sums and parameters the registers hold: 24 of 32, or 12 of 16.
 constexpr int kColumnGroups = kVectorBytes == 64 ? 4 : 1;
+// Where a row of a tile is many such groups, few rows at a time: memory is then read nearly in its order.
+constexpr int64_t kRowsOfColumns = kVectorBytes == 64 ? kTileElements : 4;
 
 // Both sums of kGroups times sixteen lanes in registers. Every index is a constant of the unrolled code: an array of
 // vectors that a loop runs over would stay in memory.
@@ -112,14 +114,14 @@ inline void add_along(double* first, double* second, const Tile<T> (&in)[Op::kIn
   sums.store(first, second);
 }
 
-// A lane a channel: kGroups times sixteen columns go down the rows, all of them inside the array.
+// A lane a channel: kGroups times sixteen columns go down the rows [row, last), all of them inside the array.
 template <int kGroups, class Op, class T>
-inline void add_columns(double* first, double* second, const Tile<T> (&in)[Op::kInputs], int64_t column, int64_t rows,
-                        const double* parameters) {
+inline void add_columns(double* first, double* second, const Tile<T> (&in)[Op::kInputs], int64_t column, int64_t row,
+                        int64_t last, const double* parameters) {
   Accumulators<Op, T, kGroups> sums(first + column, second + column, parameters + column);
   const T* from[Op::kInputs];
-  for (int i = 0; i < Op::kInputs; ++i) from[i] = in[i].row(0) + column;
-  for (int64_t row = 0; row < rows; ++row) {
+  for (int i = 0; i < Op::kInputs; ++i) from[i] = in[i].row(row) + column;
+  for (; row < last; ++row) {
     sums.add(from);
     for (int i = 0; i < Op::kInputs; ++i) from[i] += in[i].stride;
   }
@@ -133,10 +135,14 @@ inline void add_across(double* first, double* second, const Tile<T> (&in)[Op::kI
   constexpr int kInputs = Op::kInputs;
   constexpr int64_t kWide = kColumnGroups * kLanes;
   int64_t column = 0;
-  for (; column + kWide <= columns; column += kWide)
-    add_columns<kColumnGroups, Op, T>(first, second, in, column, rows, parameters);
-  for (; column + kLanes <= columns; column += kLanes)
-    add_columns<1, Op, T>(first, second, in, column, rows, parameters);
+  for (int64_t row = 0; row < rows; row += kRowsOfColumns) {
+    const int64_t last = row + kRowsOfColumns < rows ? row + kRowsOfColumns : rows;
+    column = 0;
+    for (; column + kWide <= columns; column += kWide)
+      add_columns<kColumnGroups, Op, T>(first, second, in, column, row, last, parameters);
+    for (; column + kLanes <= columns; column += kLanes)
+      add_columns<1, Op, T>(first, second, in, column, row, last, parameters);
+  }
   if (column == columns) return;
   const int64_t count = columns - column;
   Accumulators<Op, T> sums(first + column, second + column, parameters + column);
