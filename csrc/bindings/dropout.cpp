@@ -7,16 +7,8 @@ namespace {
 
 constexpr const char* kBits = "mask.bits";
 
-// The memory of a mask for `elements` elements, or nullptr for None.
 uint8_t* bits_argument(py::handle object, int64_t elements, Access access) {
-  if (object.is_none()) return nullptr;
-  if (!py::isinstance<py::array>(object)) throw Rejected{kBits, "type"};
-  const auto array = py::reinterpret_borrow<py::array>(object);
-  if (array.dtype().num() != py::detail::npy_api::NPY_UBYTE_) throw Rejected{kBits, "dtype"};
-  if (array.ndim() != 1 || array.shape(0) != 8 * mask_words(elements)) throw Rejected{kBits, "shape"};
-  if (!(array.flags() & py::array::c_style)) throw Rejected{kBits, "contiguous"};
-  if (access == Access::write && !array.writeable()) throw Rejected{kBits, "writeable"};
-  return static_cast<uint8_t*>(const_cast<void*>(array.data()));
+  return bytes_argument(object, 8 * mask_words(elements), kBits, access);
 }
 
 struct Arrays {
@@ -72,12 +64,14 @@ void mask(py::handle bits, int64_t size, uint64_t threshold, uint64_t seed, uint
 
 void register_dropout(py::module_& module) {
   using py::arg;
-  module.def("dropout_forward", &forward, arg("x"), arg("out"), arg("bits"), arg("threshold"), arg("keep_scale"),
-             arg("seed"), arg("offset"), "out = keep_scale * x where kept, else 0; the mask goes to bits unless None.");
-  module.def("dropout_backward", &backward, arg("dout"), arg("out"), arg("bits"), arg("threshold"), arg("keep_scale"),
-             arg("seed"), arg("offset"), "The same for the gradient: from bits, or drawn again where they are None.");
-  module.def("dropout_mask", &mask, arg("bits"), arg("size"), arg("threshold"), arg("seed"), arg("offset"),
-             "Draws the mask of size elements into bits.");
+  module.def("dropout_forward", &forward, py::call_guard<Arguments>(), arg("x"), arg("out"), arg("bits"),
+             arg("threshold"), arg("keep_scale"), arg("seed"), arg("offset"),
+             "out = keep_scale * x where kept, else 0; the mask goes to bits unless None.");
+  module.def("dropout_backward", &backward, py::call_guard<Arguments>(), arg("dout"), arg("out"), arg("bits"),
+             arg("threshold"), arg("keep_scale"), arg("seed"), arg("offset"),
+             "The same for the gradient: from bits, or drawn again where they are None.");
+  module.def("dropout_mask", &mask, py::call_guard<Arguments>(), arg("bits"), arg("size"), arg("threshold"),
+             arg("seed"), arg("offset"), "Draws the mask of size elements into bits.");
 }
 
 }  // namespace kitae::bindings

@@ -54,13 +54,6 @@ double* statistics_argument(py::handle object, int64_t channels) {
   return array.as<double>();
 }
 
-uint8_t* mask_argument(py::handle object, const ChannelSizes& sizes) {
-  if (object.is_none()) return nullptr;
-  const py::buffer_info info = object.cast<py::buffer>().request();
-  if (info.itemsize != 1 || info.size != mask_bytes(sizes)) throw Rejected{"mask", "shape"};
-  return static_cast<uint8_t*>(info.ptr);
-}
-
 py::tuple batch_norm_sizes(py::handle x, int axis) {
   const ChannelSizes sizes = sizes_of(array_argument(x, "x", Access::read), axis);
   return py::make_tuple(sizes.outer, sizes.channels, sizes.inner);
@@ -103,7 +96,7 @@ int64_t forward(py::handle x_object, py::handle gamma_object, py::handle beta_ob
   call.residual = residual.array;
   call.out = out.array;
   call.statistics = statistics_argument(statistics, call.sizes.channels);
-  call.mask = mask_argument(mask, call.sizes);
+  call.mask = bytes_argument(mask, mask_bytes(call.sizes), "mask", Access::write);
   call.training = training;
   call.eps = eps;
   call.running_decay = running_decay;
@@ -149,7 +142,7 @@ void backward(py::handle dout_object, py::handle x_object, py::handle gamma_obje
   call.gamma = gamma.array;
   call.beta = beta.array;
   call.statistics = statistics_argument(statistics, call.sizes.channels);
-  call.mask = mask_argument(mask, call.sizes);
+  call.mask = bytes_argument(mask, mask_bytes(call.sizes), "mask", Access::read);
   call.dout = dout.array;
   call.dx = out.array;
   call.dgamma = dgamma.array;
@@ -170,17 +163,17 @@ void backward(py::handle dout_object, py::handle x_object, py::handle gamma_obje
 
 void register_normalization(py::module_& module) {
   using py::arg;
-  module.def("batch_norm_sizes", &batch_norm_sizes, arg("x"), arg("axis"),
+  module.def("batch_norm_sizes", &batch_norm_sizes, py::call_guard<Arguments>(), arg("x"), arg("axis"),
              "(outer, channels, inner) of an array whose memory has no gaps.");
-  module.def("batch_norm_forward", &forward, arg("x"), arg("gamma"), arg("beta"), arg("running_mean"),
-             arg("running_var"), arg("residual"), arg("out"), arg("statistics"), arg("mask"), arg("training"),
-             arg("axis"), arg("eps"), arg("running_decay"), arg("unbiased"), arg("activation"), arg("slope"),
-             arg("nonfinite"), arg("fresh"),
+  module.def("batch_norm_forward", &forward, py::call_guard<Arguments>(), arg("x"), arg("gamma"), arg("beta"),
+             arg("running_mean"), arg("running_var"), arg("residual"), arg("out"), arg("statistics"), arg("mask"),
+             arg("training"), arg("axis"), arg("eps"), arg("running_decay"), arg("unbiased"), arg("activation"),
+             arg("slope"), arg("nonfinite"), arg("fresh"),
              "Writes out, statistics (3, channels: mean, mean_low, inv_std), mask and, in training, the running "
              "statistics; returns the first channel whose statistics are not finite, or -1.");
-  module.def("batch_norm_backward", &backward, arg("dout"), arg("x"), arg("gamma"), arg("beta"), arg("statistics"),
-             arg("mask"), arg("out"), arg("dgamma"), arg("dbeta"), arg("dresidual"), arg("training"), arg("axis"),
-             arg("activation"), arg("slope"), arg("fresh"),
+  module.def("batch_norm_backward", &backward, py::call_guard<Arguments>(), arg("dout"), arg("x"), arg("gamma"),
+             arg("beta"), arg("statistics"), arg("mask"), arg("out"), arg("dgamma"), arg("dbeta"), arg("dresidual"),
+             arg("training"), arg("axis"), arg("activation"), arg("slope"), arg("fresh"),
              "Writes out (dx), dgamma, dbeta and, where given, dresidual.");
 }
 
