@@ -127,11 +127,13 @@ void clip_by_value(const py::list& grads, double limit) {
 }  // namespace
 
 void register_gradients(py::module_& module) {
-  module.def("global_norm", &measure, py::arg("grads"), py::arg("zero_nonfinite"),
+  module.def("global_norm", &measure, py::call_guard<Arguments>(), py::arg("grads"), py::arg("zero_nonfinite"),
              "(norm, place of the first non-finite gradient or -1).");
-  module.def("clip_grad_norm", &clip, py::arg("grads"), py::arg("max_norm"), py::arg("eps"), py::arg("nonfinite"),
-             py::arg("scope"), "In place; (norm, place of the first non-finite gradient or -1, norm of each).");
-  module.def("clip_grad_value", &clip_by_value, py::arg("grads"), py::arg("limit"), "In place.");
+  module.def("clip_grad_norm", &clip, py::call_guard<Arguments>(), py::arg("grads"), py::arg("max_norm"),
+             py::arg("eps"), py::arg("nonfinite"), py::arg("scope"),
+             "In place; (norm, place of the first non-finite gradient or -1, norm of each).");
+  module.def("clip_grad_value", &clip_by_value, py::call_guard<Arguments>(), py::arg("grads"), py::arg("limit"),
+             "In place.");
 }
 
 }  // namespace kitae::bindings
