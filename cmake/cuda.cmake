@@ -8,7 +8,7 @@ option(KITAE_SIMULATED_CUDA "Build _cuda_simulated: the CUDA kernels on the host
 
 file(GLOB KITAE_CUDA_DRIVERS CONFIGURE_DEPENDS csrc/drivers/*.cu)
 file(GLOB KITAE_CUDA_DEVICE CONFIGURE_DEPENDS csrc/cuda/*.cu)
-set(KITAE_CUDA_HOST csrc/cuda/memory.cpp)
+set(KITAE_CUDA_HOST csrc/cuda/memory.cpp csrc/drivers/normalization_layout.cpp)
 set(KITAE_CUDA_FAMILIES "")
 set(KITAE_CUDA_BINDINGS "")
 set(KITAE_CUDA_REGISTER "")
@@ -42,7 +42,7 @@ if(KITAE_SIMULATED_CUDA)
                       csrc/bindings/threads.cpp ${KITAE_CUDA_BINDINGS} ${simulated} ${KITAE_CUDA_HOST}
                       csrc/cuda/stand_in.cpp csrc/cpu/threads.cpp csrc/drivers/copy.cpp)
   kitae_cuda_module(_cuda_simulated)
-  target_compile_options(_cuda_simulated PRIVATE -O1)
+  target_compile_options(_cuda_simulated PRIVATE -O1 -Wno-unknown-pragmas)
   target_compile_definitions(_cuda_simulated PRIVATE KITAE_CUDA_SIMULATED KITAE_VARIANT="simulated")
   message(STATUS "kitae: _cuda_simulated will be built, with ${family_names}")
 endif()

@@ -44,6 +44,14 @@ KITAE_DEVICE void store_numbers(T* to, const Numbers& numbers) {
   }
 }
 
+// Blocks of 256 threads on a multiprocessor, and items that a thread has under way: 48 KB in flight, which a GPU of 4
+// TB/s needs, and no register spilled. Where an item is more than a vector (the 8 elements of a mask's byte), its
+// numbers and both inputs take the registers of a second one.
+template <class S, int kItem>
+constexpr int kStepBlocks = kItem > kPerVector<S> ? 2 : 3;
+template <class S, int kItem, int kInputs>
+constexpr int kItemsUnderWay = kItem > kPerVector<S> ? 1 : 4 / kInputs;
+
 // (3, channels): mean, mean_low, inv_std.
 struct StatisticsArray {
   double* data;
@@ -86,8 +94,8 @@ KITAE_DEVICE BatchResult batch_result_scaled(double first_element, const Sums& s
 struct ForwardCall {
   ChannelVector gamma, beta, running_mean, running_var;
   StatisticsArray statistics;
-  double* batch;   // (2, channels): mean, variance
-  uint64_t* bad;   // channels - the first one whose statistics are not finite; 0: none
+  double* batch;  // (2, channels): mean, variance
+  uint64_t* bad;  // channels - the first one whose statistics are not finite; 0: none
   Flags* flags;
   double count, eps, decay, correction;
   Nonfinite nonfinite;
@@ -99,9 +107,7 @@ struct ForwardCall {
     batch[channel] = result.statistics.mean;
     batch[channels() + channel] = result.variance;
   }
-  KITAE_DEVICE void report(int64_t channel) const {
-    atomic_max(bad, static_cast<uint64_t>(channels() - channel));
-  }
+  KITAE_DEVICE void report(int64_t channel) const { atomic_max(bad, static_cast<uint64_t>(channels() - channel)); }
   template <class T>
   KITAE_DEVICE Normalize<T> numbers(int64_t channel, const ChannelStatistics& s) const {
     return Normalize<T>::from(s, gamma.read(channel, 1), beta.read(channel, 0));
@@ -137,8 +143,11 @@ struct NormalizeStep {
   using Numbers = Normalize<T>;
   static constexpr int kItem = kBits ? 8 : kPerVector<S>;
   static constexpr bool kByRow = kBits;
+  static constexpr int kUnroll = kItemsUnderWay < S, kItem, kBits ? 2 : 1 > ;
+  static constexpr int kBlocksPerSM = kStepBlocks<S, kItem>;
+  using Memory = const S*;  // x
   struct Inputs {
-    S x[kItem], residual[kItem];
+    Elements<S, kItem> x, residual;
   };
 
   const S *x, *residual;  // residual may be absent
@@ -151,52 +160,65 @@ struct NormalizeStep {
   ForwardCall call;
 
   KITAE_DEVICE bool begin() const { return call.settle(*call.bad, global_thread(), grid_threads()); }
-  KITAE_HD S* target() const { return out; }
+  S* target() const { return out; }
   KITAE_DEVICE Numbers numbers(int64_t channel) const { return load_numbers<Numbers>(table + 4 * channel); }
-  KITAE_DEVICE void load_residual(Inputs& inputs, const Item& item) const {
-    if (residual) load_item(inputs.residual, residual + item.index, item);
-  }
-  KITAE_DEVICE void load(Inputs& inputs, const Item& item) const {
-    load_item(inputs.x, x + item.index, item);
-    load_residual(inputs, item);
+  KITAE_DEVICE Memory memory(const Place& place) const { return x + place.index; }
+
+  KITAE_DEVICE void load(Inputs& inputs, Memory from, const Place& place) const {
+    inputs.x.load(from);
+    if (residual) inputs.residual.load(residual + place.index);
   }
   template <class NumbersOf>
-  KITAE_DEVICE void apply(const Inputs& inputs, const Item& item, NumbersOf&& numbers_of) const {
+  KITAE_DEVICE void apply(const Inputs& inputs, const Place& place, NumbersOf&& numbers_of) const {
     S y[kItem];
     unsigned int bits = 0;
 #pragma unroll
-    for (int i = 0; i < kItem; ++i) {
-      if (i < item.first || i >= item.last) continue;
-      const Numbers normalize = numbers_of(i);
-      T z = normalize(widen(inputs.x[i]));
-      if (residual) z = z + widen(inputs.residual[i]);
-      const bool negative = z <= T(0);
-      bits |= (negative ? 0u : 1u) << i;
-      if (activation != Activation::none && negative) z = activation == Activation::relu ? T(0) : slope * z;
-      y[i] = narrow<S>(z);
-    }
-    store_item(out + item.index, y, item);
-    if constexpr (kBits) mask[item.row * mask_bytes + item.column / 8] = static_cast<uint8_t>(bits);
+    for (int i = 0; i < kItem; ++i)
+      bits |= (element(inputs.x[i], inputs.residual[i], numbers_of(i), y[i]) ? 1u : 0u) << i;
+    store_item(out + place.index, y);
+    if constexpr (kBits) store_bits(place, bits);
+  }
+  KITAE_DEVICE bool apply_one(Memory from, const Place& place, const Numbers& numbers) const {
+    return element(*from, residual ? residual[place.index] : S{}, numbers, out[place.index]);
+  }
+  KITAE_DEVICE void store_bits(const Place& place, unsigned int bits) const {
+    mask[place.row * mask_bytes + place.column / 8] = static_cast<uint8_t>(bits);
+  }
+
+ private:
+  // The mask's bit: !(z <= 0).
+  KITAE_DEVICE bool element(S x_element, S added, const Numbers& normalize, S& y) const {
+    T z = normalize(widen(x_element));
+    if (residual) z = z + widen(added);
+    const bool negative = z <= T(0);
+    if (activation != Activation::none && negative) z = activation == Activation::relu ? T(0) : slope * z;
+    y = narrow<S>(z);
+    return !negative;
   }
 };
 
 // ---- backward
 
+// How backward knows act'(z).
+enum class Through : int { nothing, mask, recomputed };
+
 // g = dout act'(z): from the mask's bit, or z computed again from x with the same bits as in forward.
-template <class T>
+template <class T, Through kThrough>
 struct ActivationGradient {
   const uint8_t* mask;
   int64_t mask_bytes;  // of a row
   T slope;
   Activation activation;
 
-  KITAE_DEVICE bool recomputes() const { return activation != Activation::none && !mask; }
-  KITAE_DEVICE bool bit(int64_t row, int64_t column) const {
-    return mask && (mask[row * mask_bytes + column / 8] >> (column % 8) & 1) != 0;
+  KITAE_DEVICE bool bit(const Place& place) const {
+    if constexpr (kThrough == Through::mask)
+      return (mask[place.row * mask_bytes + place.column / 8] >> (place.column % 8) & 1) != 0;
+    else
+      return false;
   }
   KITAE_DEVICE T operator()(T dout, T x, bool bit, const Normalize<T>& normalize) const {
-    if (activation == Activation::none) return dout;
-    const bool passes = mask ? bit : !(normalize(x) <= T(0));
+    if constexpr (kThrough == Through::nothing) return dout;
+    const bool passes = kThrough == Through::mask ? bit : !(normalize(x) <= T(0));
     return passes ? dout : activation == Activation::relu ? T(0) : slope * dout;
   }
 };
@@ -229,55 +251,72 @@ struct BackwardCall {
   }
 };
 
-template <class S, bool kBits>
+template <class S>
+struct GradientMemory {
+  const S *dout, *x;
+};
+
+template <class S, Through kThrough>
 struct GradientStep {
+  static constexpr bool kBits = kThrough == Through::mask;
   using T = Compute<S>;
   using Numbers = GradientNumbers<T>;
   static constexpr int kItem = kBits ? 8 : kPerVector<S>;
   static constexpr bool kByRow = kBits;
+  static constexpr int kUnroll = kItemsUnderWay<S, kItem, 2>;
+  static constexpr int kBlocksPerSM = kStepBlocks<S, kItem>;
+  using Memory = GradientMemory<S>;
   struct Inputs {
-    S dout[kItem], x[kItem];
+    Elements<S, kItem> dout, x;
     unsigned int bits;
   };
 
-  const S *dout, *x;
+  Memory inputs;
   S *dx, *dresidual;  // dresidual may be absent
   const T* table;     // eight numbers a channel
-  ActivationGradient<T> through;
+  ActivationGradient<T, kThrough> through;
   bool training;
 
   KITAE_DEVICE bool begin() const { return true; }
-  KITAE_HD S* target() const { return dx; }
+  S* target() const { return dx; }
   KITAE_DEVICE Numbers numbers(int64_t channel) const {
     Numbers numbers;
-    if (through.recomputes()) numbers.normalize = load_numbers<Normalize<T>>(table + 8 * channel);
+    if constexpr (kThrough == Through::recomputed) numbers.normalize = load_numbers<Normalize<T>>(table + 8 * channel);
     numbers.gradient = load_numbers<InputGradient<T>>(table + 8 * channel + 4);
     return numbers;
   }
-  KITAE_DEVICE void load_bits(Inputs& inputs, const Item& item) const {
-    if constexpr (kBits) inputs.bits = through.mask[item.row * through.mask_bytes + item.column / 8];
-  }
-  KITAE_DEVICE void load(Inputs& inputs, const Item& item) const {
-    load_item(inputs.dout, dout + item.index, item);
-    if (training || through.recomputes()) load_item(inputs.x, x + item.index, item);
-    load_bits(inputs, item);
+  KITAE_DEVICE Memory memory(const Place& place) const { return {inputs.dout + place.index, inputs.x + place.index}; }
+
+  KITAE_DEVICE void load(Inputs& item, const Memory& from, const Place& place) const {
+    item.dout.load(from.dout);
+    if (with_x()) item.x.load(from.x);
+    if constexpr (kBits) item.bits = through.mask[place.row * through.mask_bytes + place.column / 8];
   }
   template <class NumbersOf>
-  KITAE_DEVICE void apply(const Inputs& inputs, const Item& item, NumbersOf&& numbers_of) const {
+  KITAE_DEVICE void apply(const Inputs& item, const Place& place, NumbersOf&& numbers_of) const {
     S gradient[kItem], to_residual[kItem];
-    const bool with_x = training || through.recomputes();
 #pragma unroll
-    for (int i = 0; i < kItem; ++i) {
-      if (i < item.first || i >= item.last) continue;
-      const Numbers numbers = numbers_of(i);
-      const T at = with_x ? widen(inputs.x[i]) : T(0);
-      const bool bit = kBits && (inputs.bits >> i & 1) != 0;
-      const T g = through(widen(inputs.dout[i]), at, bit, numbers.normalize);
-      to_residual[i] = narrow<S>(g);
-      gradient[i] = narrow<S>(training ? numbers.gradient(g, at) : g * numbers.gradient.gain);
-    }
-    if (dresidual) store_item(dresidual + item.index, to_residual, item);
-    store_item(dx + item.index, gradient, item);
+    for (int i = 0; i < kItem; ++i)
+      element(item.dout[i], item.x[i], kBits && (item.bits >> i & 1) != 0, numbers_of(i), gradient[i], to_residual[i]);
+    if (dresidual) store_item(dresidual + place.index, to_residual);
+    store_item(dx + place.index, gradient);
+  }
+  KITAE_DEVICE bool apply_one(const Memory& from, const Place& place, const Numbers& numbers) const {
+    S gradient, to_residual;
+    element(*from.dout, with_x() ? *from.x : S{}, through.bit(place), numbers, gradient, to_residual);
+    if (dresidual) dresidual[place.index] = to_residual;
+    dx[place.index] = gradient;
+    return false;
+  }
+  KITAE_DEVICE void store_bits(const Place&, unsigned int) const {}
+
+ private:
+  KITAE_DEVICE bool with_x() const { return training || kThrough == Through::recomputed; }
+  KITAE_DEVICE void element(S dout, S x, bool bit, const Numbers& numbers, S& gradient, S& to_residual) const {
+    const T at = widen(x);
+    const T g = through(widen(dout), at, bit, numbers.normalize);
+    to_residual = narrow<S>(g);
+    gradient = narrow<S>(training ? numbers.gradient(g, at) : g * numbers.gradient.gain);
   }
 };
 

@@ -37,9 +37,16 @@ struct ChannelRows {
   KITAE_HD int64_t mask_bytes() const { return (width + 7) / 8; }
 };
 
+// Where an element lies: index == row * width + column.
+struct Place {
+  int64_t index, row, column;
+
+  KITAE_DEVICE Place after(int elements) const { return {index + elements, row, column + elements}; }
+};
+
 // A source of terms has
 //   Op                       what an element adds (DeviationTerms, ...)
-//   Raw load(index, row, column)   an element as it lies in memory; index == row * width + column
+//   Raw load(place)                an element as it lies in memory
 //   Channel channel(c)       what its terms need to know of the channel, with a member `parameter` for Op
 //   value(raw, channel, double (&)[Op::kInputs])
 //   begin()                        once a thread, before anything
@@ -135,7 +142,7 @@ template <class Source>
 struct SumAlong {
   static constexpr int kThreads = 256;
   static constexpr int kBlocksPerSM = 4;
-  static constexpr int kUnroll = 8;
+  static constexpr int kUnroll = 8 / Source::Op::kInputs;
   Source source;
   ChannelSizes sizes;
   double* partial;
@@ -157,13 +164,13 @@ struct SumAlong {
         const int64_t outer = group * chunks.rows, column = piece * chunks.per_piece;
         const int64_t rows = sizes.outer - outer, columns = sizes.inner - column;
         const int64_t row = outer * sizes.channels + channel;
-        sums = sum_lane<kUnroll>(source, source.channel(channel), lane,
-                                 static_cast<int>(rows < chunks.rows ? rows : chunks.rows),
-                                 static_cast<int>(columns < chunks.per_piece ? columns : chunks.per_piece),
-                                 [&](int segment) { return row + segment * sizes.channels; },
-                                 [&](int64_t of_segment, int at) {
-                                   return source.load(of_segment * sizes.inner + column + at, of_segment, column + at);
-                                 });
+        sums = sum_lane<kUnroll>(
+            source, source.channel(channel), lane, static_cast<int>(rows < chunks.rows ? rows : chunks.rows),
+            static_cast<int>(columns < chunks.per_piece ? columns : chunks.per_piece),
+            [&](int segment) { return row + segment * sizes.channels; },
+            [&](int64_t of_segment, int at) {
+              return source.load({of_segment * sizes.inner + column + at, of_segment, column + at});
+            });
       }
       sums = {fold_lanes_of_warp(sums.first), fold_lanes_of_warp(sums.second)};
       if (wanted && lane == 0)
@@ -177,7 +184,7 @@ template <class Source>
 struct SumAcross {
   static constexpr int kThreads = 256;
   static constexpr int kBlocksPerSM = 4;
-  static constexpr int kUnroll = 8;
+  static constexpr int kUnroll = 8 / Source::Op::kInputs;
   Source source;
   ChannelSizes sizes;
   double* partial;
@@ -189,12 +196,11 @@ struct SumAcross {
       const int64_t channel = unit % sizes.channels, chunk = unit / sizes.channels;
       if (!source.wanted(channel)) continue;
       const int64_t row = chunk * kRowsOfChunk, rows = sizes.outer - row;
-      const Sums sums = sum_rows<kUnroll>(source, source.channel(channel),
-                                          static_cast<int>(rows < kRowsOfChunk ? rows : kRowsOfChunk),
-                                          [&](int segment) {
-                                            return source.load((row + segment) * sizes.channels + channel,
-                                                               row + segment, channel);
-                                          });
+      const Sums sums =
+          sum_rows<kUnroll>(source, source.channel(channel),
+                            static_cast<int>(rows < kRowsOfChunk ? rows : kRowsOfChunk), [&](int segment) {
+                              return source.load({(row + segment) * sizes.channels + channel, row + segment, channel});
+                            });
       store_vector(partial + (channel * chunks + chunk) * 2, Vector<double, 2>{{sums.first, sums.second}});
     }
   }

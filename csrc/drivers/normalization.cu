@@ -1,10 +1,9 @@
 // Batch normalization on a GPU. Nothing waits: what the kernels find is a flag that check() reads (cuda/flags.h).
-#include "drivers/normalization.h"
-
 #include <type_traits>
 
 #include "cuda/channel_statistics.h"
 #include "cuda/memory.h"
+#include "drivers/normalization.h"
 
 namespace kitae {
 namespace {
@@ -51,7 +50,7 @@ struct DeviationSource {
   }
   KITAE_DEVICE bool wanted(int64_t) const { return true; }
   KITAE_DEVICE Channel channel(int64_t index) const { return {static_cast<double>(cuda::widen(x[index * inner]))}; }
-  KITAE_DEVICE Raw load(int64_t index, int64_t, int64_t) const { return {x[index]}; }
+  KITAE_DEVICE Raw load(const cuda::Place& place) const { return {x[place.index]}; }
   KITAE_DEVICE void value(const Raw& raw, const Channel&, double (&inputs)[1]) const {
     inputs[0] = static_cast<double>(cuda::widen(raw.x));
   }
@@ -72,11 +71,11 @@ struct ScaledDeviationSource {
     return !is_finite(batch[channel]) || !is_finite(batch[channels + channel]);
   }
   KITAE_DEVICE Channel channel(int64_t index) const { return {x[index * inner] * kOverflowScale}; }
-  KITAE_DEVICE Raw load(int64_t index, int64_t, int64_t) const { return {x[index]}; }
+  KITAE_DEVICE Raw load(const cuda::Place& place) const { return {x[place.index]}; }
   KITAE_DEVICE void value(const Raw& raw, const Channel&, double (&inputs)[1]) const { inputs[0] = raw.x; }
 };
 
-template <class S>
+template <class S, cuda::Through kThrough>
 struct GradientSource {
   using T = Compute<S>;
   using Op = GradientTerms;
@@ -89,7 +88,7 @@ struct GradientSource {
     Normalize<T> normalize;
   };
   const S *dout, *x;
-  cuda::ActivationGradient<T> through;
+  cuda::ActivationGradient<T, kThrough> through;
   cuda::BackwardCall call;
 
   KITAE_DEVICE void begin() const {}
@@ -97,11 +96,11 @@ struct GradientSource {
   KITAE_DEVICE Channel channel(int64_t index) const {
     Channel channel;
     channel.parameter = call.statistics.data[index];
-    if (through.recomputes()) channel.normalize = call.normalize<T>(index);
+    if constexpr (kThrough == cuda::Through::recomputed) channel.normalize = call.normalize<T>(index);
     return channel;
   }
-  KITAE_DEVICE Raw load(int64_t index, int64_t row, int64_t column) const {
-    return {dout[index], x[index], through.bit(row, column)};
+  KITAE_DEVICE Raw load(const cuda::Place& place) const {
+    return {dout[place.index], x[place.index], through.bit(place)};
   }
   KITAE_DEVICE void value(const Raw& raw, const Channel& channel, double (&inputs)[2]) const {
     const T at = cuda::widen(raw.x);
@@ -128,9 +127,8 @@ struct FinishForward {
   }
   KITAE_DEVICE void operator()(int64_t channel, const Sums& sums) const {
     const double first_element = static_cast<double>(cuda::widen(x[channel * inner]));
-    const cuda::BatchResult result = kScaled
-                                         ? cuda::batch_result_scaled(first_element, sums, call.count, call.eps)
-                                         : cuda::batch_result(first_element, sums, call.count, call.eps);
+    const cuda::BatchResult result = kScaled ? cuda::batch_result_scaled(first_element, sums, call.count, call.eps)
+                                             : cuda::batch_result(first_element, sums, call.count, call.eps);
     call.write(channel, result);
     cuda::store_numbers(table + 4 * channel, call.numbers<T>(channel, result.statistics));
     // In float64 the scaled sums have the last word.
@@ -268,39 +266,31 @@ class Backward {
     char* const scratch = static_cast<char*>(cuda::workspace(stream_, static_cast<size_t>(layout.bytes())));
     table_ = reinterpret_cast<T*>(scratch + table);
     partial_ = reinterpret_cast<double*>(scratch + partial);
-    device_ = {ChannelVector(call.gamma),
-               ChannelVector(call.beta),
-               ChannelVector(call.dgamma),
-               ChannelVector(call.dbeta),
-               {call.statistics, sizes.channels},
-               static_cast<double>(sizes.count())};
-    through_ = {call.mask, ChannelRows(sizes).mask_bytes(), static_cast<T>(call.slope), call.activation};
+    device_ = {ChannelVector(call.gamma), ChannelVector(call.beta),          ChannelVector(call.dgamma),
+               ChannelVector(call.dbeta), {call.statistics, sizes.channels}, static_cast<double>(sizes.count())};
   }
 
   void run() const {
-    const ChannelSizes& sizes = call_.sizes;
-    if (sizes.channels == 0) return;
-    const bool recomputes = call_.activation != Activation::none && !call_.mask;
-    cuda::reduce_channels(
-        sizes, GradientSource<S>{call_.dout.as<const S>(), call_.x.as<const S>(), through_, device_},
-        FinishBackward<S>{table_, recomputes, device_}, partial_, stream_);
-    if (sizes.size() == 0) return;
-    if (call_.mask)
-      cuda::for_each_channel(sizes, step<true>(), stream_);
-    else
-      cuda::for_each_channel(sizes, step<false>(), stream_);
+    if (call_.sizes.channels == 0) return;
+    if (call_.activation == Activation::none) return run_through<cuda::Through::nothing>();
+    if (call_.mask) return run_through<cuda::Through::mask>();
+    run_through<cuda::Through::recomputed>();
   }
 
  private:
-  template <bool kBits>
-  cuda::GradientStep<S, kBits> step() const {
-    return {call_.dout.as<const S>(),
-            call_.x.as<const S>(),
-            call_.dx.as<S>(),
-            call_.dresidual ? call_.dresidual.as<S>() : nullptr,
-            table_,
-            through_,
-            call_.training};
+  template <cuda::Through kThrough>
+  void run_through() const {
+    const ChannelSizes& sizes = call_.sizes;
+    const S *const dout = call_.dout.as<const S>(), *const x = call_.x.as<const S>();
+    const cuda::ActivationGradient<T, kThrough> through{call_.mask, ChannelRows(sizes).mask_bytes(),
+                                                        static_cast<T>(call_.slope), call_.activation};
+    cuda::reduce_channels(sizes, GradientSource<S, kThrough>{dout, x, through, device_},
+                          FinishBackward<S>{table_, kThrough == cuda::Through::recomputed, device_}, partial_, stream_);
+    if (sizes.size() == 0) return;
+    S* const dresidual = call_.dresidual ? call_.dresidual.as<S>() : nullptr;
+    cuda::for_each_channel(
+        sizes, cuda::GradientStep<S, kThrough>{{dout, x}, call_.dx.as<S>(), dresidual, table_, through, call_.training},
+        stream_);
   }
 
   const BatchNormBackward& call_;
@@ -308,7 +298,6 @@ class Backward {
   T* table_;
   double* partial_;
   cuda::BackwardCall device_;
-  cuda::ActivationGradient<T> through_;
 };
 
 }  // namespace
