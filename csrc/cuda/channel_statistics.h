@@ -130,6 +130,18 @@ struct ForwardCall {
     return true;
   }
 
+  // The same by the last block of a kernel that has written all statistics.
+  KITAE_DEVICE void settle_alone() const {
+    if (thread_index() == 0) *bad = 0;
+    fence_device();
+    sync_block();
+    for (int64_t channel = thread_index(); channel < channels(); channel += thread_count())
+      if (!is_finite(batch[channel]) || !is_finite(statistics.data[2 * channels() + channel])) report(channel);
+    fence_device();
+    sync_block();
+    settle(load_acquire(bad), thread_index(), thread_count());
+  }
+
  private:
   KITAE_DEVICE void update(const ChannelVector& running, int64_t channel, double value) const {
     running.write(channel, running_value(running.read(channel, 0), decay, value));
@@ -160,7 +172,7 @@ struct NormalizeStep {
   ForwardCall call;
 
   KITAE_DEVICE bool begin() const { return call.settle(*call.bad, global_thread(), grid_threads()); }
-  S* target() const { return out; }
+  KITAE_HD S* target() const { return out; }
   KITAE_DEVICE Numbers numbers(int64_t channel) const { return load_numbers<Numbers>(table + 4 * channel); }
   KITAE_DEVICE Memory memory(const Place& place) const { return x + place.index; }
 
@@ -278,7 +290,7 @@ struct GradientStep {
   bool training;
 
   KITAE_DEVICE bool begin() const { return true; }
-  S* target() const { return dx; }
+  KITAE_HD S* target() const { return dx; }
   KITAE_DEVICE Numbers numbers(int64_t channel) const {
     Numbers numbers;
     if constexpr (kThrough == Through::recomputed) numbers.normalize = load_numbers<Normalize<T>>(table + 8 * channel);

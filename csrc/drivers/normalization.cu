@@ -1,8 +1,11 @@
 // Batch normalization on a GPU. Nothing waits: what the kernels find is a flag that check() reads (cuda/flags.h).
+#include <cstdlib>
+#include <cstring>
 #include <type_traits>
 
 #include "cuda/channel_statistics.h"
 #include "cuda/memory.h"
+#include "cuda/specialized/resident_channels.h"
 #include "drivers/normalization.h"
 
 namespace kitae {
@@ -174,6 +177,131 @@ struct TakeStatistics {
   }
 };
 
+// ---- both in one kernel
+
+template <class S>
+constexpr int kResidentBlocks = sizeof(S) == 8 ? 1 : 2;
+
+template <class S_, bool kBits>
+struct ResidentForward {
+  using S = S_;
+  using Source = DeviationSource<S>;
+  using Step = cuda::NormalizeStep<S, kBits>;
+  using Result = cuda::BatchResult;
+  static constexpr int kInputs = 1;
+  static constexpr int kThreads = 512;
+  static constexpr int kBlocksPerSM = kResidentBlocks<S>;
+  static constexpr bool kScaled = std::is_same_v<S, double>;
+  Source source;
+  Step step;
+  uint32_t* counter;
+
+  KITAE_HD const S* input(int) const { return source.x; }
+  KITAE_DEVICE typename Source::Raw raw(const S* const (&elements)[1], const cuda::Place&) const {
+    return {*elements[0]};
+  }
+  KITAE_DEVICE typename Step::Memory memory(const S* const (&elements)[1]) const { return elements[0]; }
+
+  KITAE_DEVICE Result result(int64_t channel, const Sums& sums) const {
+    return cuda::batch_result(source.channel(channel).parameter, sums, step.call.count, step.call.eps);
+  }
+  KITAE_DEVICE ScaledDeviationSource scaled_source() const {
+    return {source.x, source.inner, step.call.batch, step.call.channels()};
+  }
+  KITAE_DEVICE Result scaled_result(int64_t channel, const Sums& sums) const {
+    return cuda::batch_result_scaled(source.channel(channel).parameter, sums, step.call.count, step.call.eps);
+  }
+  KITAE_DEVICE void keep(int64_t channel, const Result& result) const { step.call.write(channel, result); }
+  KITAE_DEVICE typename Step::Numbers numbers(int64_t channel, const Result& result) const {
+    return step.call.template numbers<Compute<S>>(channel, result.statistics);
+  }
+  KITAE_DEVICE void end() const {
+    if (cuda::last_block(counter)) step.call.settle_alone();
+  }
+};
+
+template <class S_, cuda::Through kThrough>
+struct ResidentBackward {
+  using S = S_;
+  using T = Compute<S>;
+  using Source = GradientSource<S, kThrough>;
+  using Step = cuda::GradientStep<S, kThrough>;
+  using Result = Sums;
+  static constexpr int kInputs = 2;
+  static constexpr int kThreads = 512;
+  static constexpr int kBlocksPerSM = kResidentBlocks<S>;
+  static constexpr bool kScaled = false;
+  Source source;
+  Step step;
+
+  KITAE_HD const S* input(int index) const { return index == 0 ? source.dout : source.x; }
+  KITAE_DEVICE typename Source::Raw raw(const S* const (&elements)[2], const cuda::Place& place) const {
+    return {*elements[0], *elements[1], source.through.bit(place)};
+  }
+  KITAE_DEVICE typename Step::Memory memory(const S* const (&elements)[2]) const { return {elements[0], elements[1]}; }
+
+  KITAE_DEVICE Result result(int64_t, const Sums& sums) const { return sums; }
+  KITAE_DEVICE void keep(int64_t channel, const Result& sums) const {
+    source.call.template finish<T>(channel, sums, true);
+  }
+  KITAE_DEVICE typename Step::Numbers numbers(int64_t channel, const Result& sums) const {
+    typename Step::Numbers numbers;
+    if constexpr (kThrough == cuda::Through::recomputed) numbers.normalize = source.call.template normalize<T>(channel);
+    numbers.gradient = source.call.template finish<T>(channel, sums, false);
+    return numbers;
+  }
+  KITAE_DEVICE void end() const {}
+};
+
+// KITAE_CUDA_BATCH_NORM is for tests: "streaming", or "resident" with a number of blocks a cluster ("resident4"), where
+// the tensor lets it.
+struct Forced {
+  bool streaming = false, resident = false;
+  int cluster = 0;
+
+  static Forced read() {
+    const char* const value = std::getenv("KITAE_CUDA_BATCH_NORM");
+    if (!value) return {};
+    if (std::strcmp(value, "streaming") == 0) return {true, false, 0};
+    if (std::strncmp(value, "resident", 8) == 0) return {false, true, std::atoi(value + 8)};
+    return {};
+  }
+};
+
+// Whether the job ran: its slices fit.
+template <class Job, bool kAdjacent>
+bool run_resident_as(const Job& job, const ChannelSizes& sizes, cudaStream_t stream) {
+  using Kernel = cuda::Resident<Job, kAdjacent>;
+  const Forced forced = Forced::read();
+  if (forced.streaming) return false;
+  bool aligned = true;
+  for (int i = 0; i < Job::kInputs; ++i) aligned = aligned && cuda::aligned(job.input(i));
+  const cuda::ResidentNeeds needs{sizes, static_cast<int64_t>(sizeof(typename Job::S)), Job::kInputs, aligned};
+  const cuda::ResidentLimits limits{cuda::max_shared_bytes() - 1024, cuda::max_cluster(), cuda::sm_count()};
+  const auto shape = [](const cuda::ResidentPlan& plan) {
+    return Shape{plan.slices * plan.cluster, plan.shared_bytes, plan.cluster};
+  };
+  cuda::ResidentPlan plan;
+  if (forced.resident) {
+    const int width = sizes.adjacent() ? static_cast<int>(128 / needs.element_bytes) : 1;
+    plan = cuda::resident_plan(needs, width, forced.cluster > 0 ? forced.cluster : 1);
+    if (plan.shared_bytes > limits.shared_bytes) return false;
+  } else {
+    plan = cuda::choose_resident_plan(needs, limits, [&](const cuda::ResidentPlan& large) {
+      return cuda::resident_clusters<Kernel>(shape(large)) > 0;
+    });
+  }
+  if (plan.slices == 0) return false;
+  launch(Kernel{job, sizes, plan}, shape(plan), stream);
+  return true;
+}
+
+template <class Job>
+bool run_resident(const Job& job, const ChannelSizes& sizes, cudaStream_t stream) {
+  return sizes.adjacent() ? run_resident_as<Job, true>(job, sizes, stream)
+                          : run_resident_as<Job, false>(job, sizes, stream);
+}
+
 // ---- calls
 
 template <class S>
@@ -216,8 +344,11 @@ class Forward {
       return;
     }
     const S* const x = call_.x.as<const S>();
-    cuda::reduce_channels(sizes, DeviationSource<S>{x, sizes.inner, device_.bad},
-                          FinishForward<S, false>{x, sizes.inner, table_, device_}, partial_, stream_);
+    const DeviationSource<S> source{x, sizes.inner, device_.bad};
+    // "raise" and "zero" keep an `out` of the caller's as it is until all statistics are known.
+    const bool at_once = call_.fresh || call_.nonfinite == Nonfinite::skip || call_.nonfinite == Nonfinite::propagate;
+    if (at_once && resident(source)) return;
+    cuda::reduce_channels(sizes, source, FinishForward<S, false>{x, sizes.inner, table_, device_}, partial_, stream_);
     if constexpr (std::is_same_v<S, double>)
       cuda::reduce_channels(sizes, ScaledDeviationSource{x, sizes.inner, device_.batch, sizes.channels},
                             FinishForward<S, true>{x, sizes.inner, table_, device_}, partial_, stream_);
@@ -238,6 +369,11 @@ class Forward {
             static_cast<T>(call_.slope),
             call_.activation,
             device_};
+  }
+  bool resident(const DeviationSource<S>& source) const {
+    uint32_t* const counter = cuda::counters(stream_, 1);
+    return call_.mask ? run_resident(ResidentForward<S, true>{source, step<true>(), counter}, call_.sizes, stream_)
+                      : run_resident(ResidentForward<S, false>{source, step<false>(), counter}, call_.sizes, stream_);
   }
   void map() const {
     if (call_.mask)
@@ -284,13 +420,13 @@ class Backward {
     const S *const dout = call_.dout.as<const S>(), *const x = call_.x.as<const S>();
     const cuda::ActivationGradient<T, kThrough> through{call_.mask, ChannelRows(sizes).mask_bytes(),
                                                         static_cast<T>(call_.slope), call_.activation};
-    cuda::reduce_channels(sizes, GradientSource<S, kThrough>{dout, x, through, device_},
-                          FinishBackward<S>{table_, kThrough == cuda::Through::recomputed, device_}, partial_, stream_);
-    if (sizes.size() == 0) return;
+    const GradientSource<S, kThrough> source{dout, x, through, device_};
     S* const dresidual = call_.dresidual ? call_.dresidual.as<S>() : nullptr;
-    cuda::for_each_channel(
-        sizes, cuda::GradientStep<S, kThrough>{{dout, x}, call_.dx.as<S>(), dresidual, table_, through, call_.training},
-        stream_);
+    const cuda::GradientStep<S, kThrough> step{{dout, x}, call_.dx.as<S>(), dresidual, table_, through, call_.training};
+    if (sizes.size() > 0 && run_resident(ResidentBackward<S, kThrough>{source, step}, sizes, stream_)) return;
+    cuda::reduce_channels(sizes, source, FinishBackward<S>{table_, kThrough == cuda::Through::recomputed, device_},
+                          partial_, stream_);
+    if (sizes.size() > 0) cuda::for_each_channel(sizes, step, stream_);
   }
 
   const BatchNormBackward& call_;
