@@ -141,7 +141,7 @@ KITAE_DEVICE Sums fold_chunks(int64_t chunks, Load&& load) {
 template <class Source>
 struct SumAlong {
   static constexpr int kThreads = 256;
-  static constexpr int kBlocksPerSM = 4;
+  static constexpr int kBlocksPerSM = 5 - Source::Op::kInputs;
   static constexpr int kUnroll = 8 / Source::Op::kInputs;
   Source source;
   ChannelSizes sizes;
@@ -183,7 +183,7 @@ struct SumAlong {
 template <class Source>
 struct SumAcross {
   static constexpr int kThreads = 256;
-  static constexpr int kBlocksPerSM = 4;
+  static constexpr int kBlocksPerSM = 5 - Source::Op::kInputs;
   static constexpr int kUnroll = 8 / Source::Op::kInputs;
   Source source;
   ChannelSizes sizes;
