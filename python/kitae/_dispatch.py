@@ -3,6 +3,7 @@
 No silent fallback: the backend asked for runs, or an error says why not, and no array is moved between devices.
 """
 
+import sys
 from contextvars import ContextVar, Token
 from types import ModuleType, TracebackType
 from typing import Any
@@ -68,6 +69,62 @@ def backend_for(array: Any, op: str, argument: str) -> ModuleType:
             raise _checks.wrong_device(op, argument, array, forced)
         raise _checks.cuda_unavailable(op, argument)
     raise _checks.not_an_array(op, argument, array)
+
+
+_KDL_CUDA, _KDL_CUDA_MANAGED = 2, 13  # DLPack's numbers of devices
+
+
+def as_array(value: Any) -> Any:
+    """A CuPy view of what another library's CUDA array exports, on the stream that the protocol names, without a copy;
+    anything else as it is: ``backend_for`` refuses what is no array."""
+    kind = type(value)
+    if kind is np.ndarray or value is None or kind is np.memmap or _checks.is_cupy(value):
+        return value
+    place = getattr(value, "__dlpack_device__", None)
+    if place is not None:
+        if place()[0] not in (_KDL_CUDA, _KDL_CUDA_MANAGED):
+            return value
+        return _cupy(value).from_dlpack(value)
+    interface = getattr(value, "__cuda_array_interface__", None)
+    if interface is None:
+        return value
+    cupy = _cupy(value)
+    with cupy.cuda.Device(cupy.cuda.runtime.pointerGetAttributes(interface["data"][0]).device):
+        return cupy.asarray(value)
+
+
+def _cupy(value: Any) -> ModuleType:
+    try:
+        import cupy
+    except ImportError:
+        raise _checks.cuda_unavailable(type(value).__name__, "CUDA array") from None
+    return cupy
+
+
+def array_module(array: Any) -> Any:
+    """numpy or cupy: whose array it is."""
+    return sys.modules["cupy"] if _checks.is_cupy(array) else np
+
+
+def forced_array_module() -> Any:
+    """numpy, or cupy where the backend "cuda" is forced: for results that no array stands beside."""
+    return sys.modules["cupy"] if _forced.get() == "cuda" else np
+
+
+def empty_like(array: Any) -> Any:
+    """New memory of an array's shape, dtype, memory order and device."""
+    if type(array) is np.ndarray or not _checks.is_cupy(array):
+        return np.empty_like(array, subok=False)
+    with array.device:
+        return sys.modules["cupy"].empty_like(array)
+
+
+def empty(shape: Any, dtype: Any, like: Any) -> Any:
+    """New memory on the device of ``like``."""
+    if type(like) is np.ndarray or not _checks.is_cupy(like):
+        return np.empty(shape, dtype)
+    with like.device:
+        return sys.modules["cupy"].empty(shape, dtype)
 
 
 def current_backend() -> str:
