@@ -8,7 +8,7 @@ option(KITAE_SIMULATED_CUDA "Build _cuda_simulated: the CUDA kernels on the host
 
 file(GLOB KITAE_CUDA_DRIVERS CONFIGURE_DEPENDS csrc/drivers/*.cu)
 file(GLOB KITAE_CUDA_DEVICE CONFIGURE_DEPENDS csrc/cuda/*.cu)
-set(KITAE_CUDA_HOST csrc/cuda/memory.cpp)
+set(KITAE_CUDA_HOST csrc/cuda/memory.cpp csrc/drivers/normalization_layout.cpp)
 set(KITAE_CUDA_FAMILIES "")
 set(KITAE_CUDA_BINDINGS "")
 set(KITAE_CUDA_REGISTER "")
@@ -40,7 +40,7 @@ endforeach()
 if(KITAE_SIMULATED_CUDA)
   add_library(kitae_simulated OBJECT ${simulated} ${KITAE_CUDA_HOST} csrc/cuda/stand_in.cpp)
   kitae_compile_options(kitae_simulated)
-  target_compile_options(kitae_simulated PRIVATE -O1)
+  target_compile_options(kitae_simulated PRIVATE -O1 -Wno-unknown-pragmas)
   target_compile_definitions(kitae_simulated PRIVATE KITAE_CUDA_SIMULATED)
   set(common csrc/bindings/cuda/module.cpp csrc/bindings/array_checks.cpp ${KITAE_CUDA_BINDINGS}
       $<TARGET_OBJECTS:kitae_simulated>)

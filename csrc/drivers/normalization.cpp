@@ -9,6 +9,7 @@
 #include "cpu/activation_bits.h"
 #include "cpu/activation_bounds.h"
 #include "cpu/channel_plan.h"
+#include "ops/rounding.h"
 
 namespace kitae {
 namespace {
@@ -38,24 +39,6 @@ void read_vector(const Array& from, double absent, double* to, int64_t count) {
     using S = decltype(zero);
     for_each_element<const S>(from, [to](const S& value, int64_t i) { to[i] = static_cast<double>(to_float(value)); });
   });
-}
-
-// Rounded once, from double; double to 16 bits goes through float with a sticky last bit.
-float round_to_odd(double value) {
-  const float nearest = static_cast<float>(value);
-  const double back = static_cast<double>(nearest);
-  if (back == value || value != value || nonfinite(nearest)) return nearest;
-  // Towards zero, then the last bit says that something was cut off.
-  uint32_t bits = bit_cast<uint32_t>(nearest);
-  if (absolute(back) > absolute(value)) --bits;
-  return bit_cast<float>(bits | 1u);
-}
-template <class S>
-S round_from_double(double value) {
-  if constexpr (std::is_same_v<S, double> || std::is_same_v<S, float>)
-    return static_cast<S>(value);
-  else
-    return FromFloat<S>::convert(round_to_odd(value));
 }
 
 void write_vector(const Array& to, const double* from) {
@@ -551,48 +534,6 @@ struct Backward : Pass<S> {
 };
 
 }  // namespace
-
-std::optional<ChannelSizes> channel_sizes(const Array& array, int axis) {
-  ChannelSizes sizes{1, array.shape[axis], 1};
-  if (array.size == 0) {
-    for (int i = 0; i < array.ndim; ++i)
-      if (i != axis) sizes.outer *= array.shape[i];
-    return sizes;
-  }
-  // From the innermost axis outwards: each must begin where the ones inside it end.
-  int64_t inside = size_of(array.dtype);
-  uint64_t seen = 0;
-  bool channels_seen = sizes.channels == 1;
-  int left = 0;
-  for (int i = 0; i < array.ndim; ++i) left += array.shape[i] > 1;
-  for (; left > 0; --left) {
-    int next = -1;
-    for (int i = 0; i < array.ndim && next < 0; ++i)
-      if (array.shape[i] > 1 && !(seen >> i & 1u) && array.strides[i] == inside) next = i;
-    if (next < 0) return std::nullopt;
-    seen |= uint64_t{1} << next;
-    inside *= array.shape[next];
-    if (next == axis)
-      channels_seen = true;
-    else
-      (channels_seen && sizes.channels > 1 ? sizes.outer : sizes.inner) *= array.shape[next];
-  }
-  return sizes;
-}
-
-bool same_layout(const Array& a, const Array& b) {
-  if (a.ndim != b.ndim) return false;
-  for (int i = 0; i < a.ndim; ++i) {
-    if (a.shape[i] != b.shape[i]) return false;
-    if (a.size > 0 && a.shape[i] > 1 && a.strides[i] != b.strides[i]) return false;
-  }
-  return true;
-}
-
-int64_t mask_bytes(const ChannelSizes& sizes) {
-  if (sizes.adjacent()) return sizes.outer * ((sizes.channels + 7) / 8);
-  return sizes.outer * sizes.channels * ((sizes.inner + 7) / 8);
-}
 
 int64_t batch_norm_forward(const BatchNormForward& call) {
   return visit_dtype(call.x.dtype, [&](auto zero) -> int64_t {

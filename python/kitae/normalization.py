@@ -22,7 +22,8 @@ _INF = math.inf
 class Saved:
     """What ``batch_norm`` keeps for ``batch_norm_backward``.
 
-    ``mean``, ``inv_std``: read-only float64 arrays (channels,): the batch's in training, else the running ones.
+    ``mean``, ``inv_std``: read-only float64 arrays (channels,): the batch's in training, else the running ones; copies
+    where x is on a GPU, as CuPy has no read-only arrays.
     ``training``: whether they depend on x. References to x and gamma are kept, which must not change before backward.
     """
 
@@ -60,6 +61,8 @@ class Saved:
 
 
 def _read_only(array: Any) -> Any:
+    if type(array) is not np.ndarray:
+        return array.copy()
     array.flags.writeable = False
     return array
 
@@ -99,7 +102,8 @@ def batch_norm(
     nonfinite: what a channel whose mean or variance is infinite or NaN does. "raise" (default): FloatingPointError,
     nothing is written. "skip": y is computed, but no running statistics are updated. "zero": infinite and NaN elements
     of x count as 0. "propagate": as the formula says. In inference it is about the running statistics, and "zero" about
-    x.
+    x. On a GPU nothing waits: after "raise" the running statistics and ``out`` are as they were, and the next
+    ``kitae.check()`` raises; "zero" works on a copy of x.
     out: an array for y, of x's shape, dtype and memory order; in inference it may be x.
 
     Statistics are sums in float64, in a fixed order, of the distances from each channel's first element. For float32, y
@@ -180,6 +184,8 @@ def _forward(
     out: NDArray[Any] | None,
 ) -> tuple[NDArray[Any], Saved]:
     """batch_norm with checked hyperparameters."""
+    if type(x) is not np.ndarray:
+        x, residual, out = _dispatch.as_array(x), _dispatch.as_array(residual), _dispatch.as_array(out)
     backend = _dispatch.backend_for(x, op, "x")
     axis = _axis_of(op, x, axis)
     untracked = running_mean is None and running_var is None
@@ -188,18 +194,19 @@ def _forward(
         expected = "an array, as the other running statistic is one" if training else "an array (inference needs it)"
         raise _checks.error(TypeError, op, missing, expected, None)
     activation_code = _ACTIVATION_CODES[activation]
-    y = np.empty_like(x, subok=False) if out is None else out
-    statistics = np.empty((3, x.shape[axis]))
+    y = _dispatch.empty_like(x) if out is None else out
+    statistics = _dispatch.empty((3, x.shape[axis]), np.float64, x)
     mask = None
     source, added = x, residual
-    if nonfinite == "zero" and not training:
+    # A backend that has check() returns before it knows of any channel.
+    if nonfinite == "zero" and (not training or hasattr(backend, "check")):
         source = _without_nonfinite(op, x)
     while True:
         try:
             if activation_code and residual is not None:
                 outer, channels, inner = backend.batch_norm_sizes(source, axis)
                 rows, count = (outer, channels) if inner == 1 else (outer * channels, inner)
-                mask = np.empty(rows * ((count + 7) // 8), np.uint8)
+                mask = _dispatch.empty(rows * ((count + 7) // 8), np.uint8, x)
             bad = backend.batch_norm_forward(
                 source,
                 gamma,
@@ -223,7 +230,7 @@ def _forward(
         except Rejected as rejected:
             # Memory with gaps is copied and tried again; everything else is the caller's mistake.
             if rejected.reason == "layout" and rejected.argument == "x":
-                source = np.array(x, order="K")
+                source = _copy(x)
             elif rejected.reason == "layout" and rejected.argument == "residual":
                 added = _in_order_of(source, residual)
             else:
@@ -257,20 +264,25 @@ def _forward(
 
 
 def _without_nonfinite(op: str, x: NDArray[Any]) -> NDArray[Any]:
-    """x, or where it has infinite or NaN elements a copy with 0 in their place."""
+    """x, or where it has infinite or NaN elements a copy with 0 in their place; on a GPU always a copy."""
     if x.dtype.kind not in "fV":
         return x  # the backend refuses it, in words
-    finite = np.isfinite(x)
-    if finite.all():
+    finite = _dispatch.array_module(x).isfinite(x)
+    if isinstance(x, np.ndarray) and finite.all():  # on a GPU nobody waits for the answer
         return x
-    clean = np.array(x, order="K")
+    clean = _copy(x)
     clean[~finite] = 0
     return clean
 
 
+def _copy(x: NDArray[Any]) -> NDArray[Any]:
+    """Without gaps, in x's memory order."""
+    return np.array(x, order="K") if isinstance(x, np.ndarray) else x.copy(order="K")
+
+
 def _in_order_of(x: NDArray[Any], array: Any) -> NDArray[Any]:
     """A copy of ``array`` with x's memory order."""
-    copy = np.empty_like(x, subok=False)
+    copy = _dispatch.empty_like(x)
     copy[...] = array
     return copy
 
@@ -310,18 +322,20 @@ def batch_norm_backward(
     channels = saved._statistics.shape[1]
     x = saved._x
     default = np.float64 if x.dtype == np.float64 else np.float32
-    dgamma = np.empty(channels, default if saved._gamma is None else saved._gamma.dtype)
-    dbeta = np.empty(channels, default if saved._beta is None else saved._beta.dtype)
+    dgamma = _dispatch.empty(channels, default if saved._gamma is None else saved._gamma.dtype, x)
+    dbeta = _dispatch.empty(channels, default if saved._beta is None else saved._beta.dtype, x)
     return _backward(op, dout, saved, out, dgamma, dbeta)
 
 
 def _backward(
     op: str, dout: NDArray[Any], saved: Saved, out: NDArray[Any] | None, dgamma: NDArray[Any], dbeta: NDArray[Any]
 ) -> tuple[NDArray[Any], ...]:
+    if type(dout) is not np.ndarray:
+        dout, out = _dispatch.as_array(dout), _dispatch.as_array(out)
     backend = _dispatch.backend_for(dout, op, "dout")
     x = saved._x
-    dx = np.empty_like(x, subok=False) if out is None else out
-    dresidual = np.empty_like(x, subok=False) if saved._has_residual else None
+    dx = _dispatch.empty_like(x) if out is None else out
+    dresidual = _dispatch.empty_like(x) if saved._has_residual else None
     given = dout
     while True:
         try:
@@ -416,7 +430,9 @@ class BatchNorm:
 
     def build(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         """Make params, grads and buffers for inputs of this shape and dtype (again: everything starts anew)."""
-        op = "BatchNorm.build"
+        self._build("BatchNorm.build", shape, dtype, None)
+
+    def _build(self, op: str, shape: tuple[int, ...], dtype: DTypeLike, like: Any) -> None:
         if not isinstance(shape, (tuple, list)) or len(shape) < 2:
             raise _checks.error(ValueError, op, "shape", "a tuple of two lengths or more", _checks.Words(shape))
         axis = _checks.integer(op, "axis", self.axis, low=-len(shape), high=len(shape) - 1)
@@ -424,12 +440,22 @@ class BatchNorm:
         self._make(
             channels,
             self.dtype or (np.dtype(np.float32) if np.dtype(dtype).itemsize == 2 else _parameter_dtype(op, dtype)),
+            like,
         )
 
-    def _make(self, channels: int, dtype: np.dtype) -> None:
-        self.params = {"gamma": np.ones(channels, dtype), "beta": np.zeros(channels, dtype)}
-        self.buffers = {"running_mean": np.zeros(channels, dtype), "running_var": np.ones(channels, dtype)}
-        self._gradients = {"gamma": np.zeros(channels, dtype), "beta": np.zeros(channels, dtype)}
+    def _make(self, channels: int, dtype: np.dtype, like: Any = None) -> None:
+        """``like``: an array on whose device they belong; None: where ``use_backend`` says, else NumPy's."""
+
+        def filled(value: float) -> Any:
+            if like is None:
+                return _dispatch.forced_array_module().full(channels, value, dtype)
+            array = _dispatch.empty(channels, dtype, like)
+            array[...] = value
+            return array
+
+        self.params = {"gamma": filled(1), "beta": filled(0)}
+        self.buffers = {"running_mean": filled(0), "running_var": filled(1)}
+        self._gradients = {"gamma": filled(0), "beta": filled(0)}
         self._saved = None
         self.trainable = self._trainable
 
@@ -447,6 +473,8 @@ class BatchNorm:
         op = "BatchNorm.forward"
         if training is not True and training is not False:
             training = _checks.boolean(op, "training", training)
+        if type(x) is not np.ndarray:
+            x, residual = _dispatch.as_array(x), _dispatch.as_array(residual)
         if not self.params:
             backend = _dispatch.backend_for(x, op, "x")
             axis = _axis_of(op, x, self.axis)
@@ -456,8 +484,8 @@ class BatchNorm:
             except Rejected as rejected:
                 if rejected.reason != "layout":
                     raise _explain(op, rejected, {"x": x}, x, axis) from None
-            self.build(x.shape, x.dtype)
-        if training and self._one_value_is_error and isinstance(x, np.ndarray) and x.size:
+            self._build(op, x.shape, x.dtype, x)
+        if training and self._one_value_is_error and (isinstance(x, np.ndarray) or _checks.is_cupy(x)) and x.size:
             axis = _axis_of(op, x, self.axis)
             if x.size == x.shape[axis]:
                 raise _checks.one_value_a_channel(op, x)

@@ -1,0 +1,450 @@
+// Batch normalization on a GPU. Nothing waits: what the kernels find is a flag that check() reads (cuda/flags.h).
+#include <cstdlib>
+#include <cstring>
+#include <type_traits>
+
+#include "cuda/channel_statistics.h"
+#include "cuda/memory.h"
+#include "cuda/specialized/resident_channels.h"
+#include "drivers/normalization.h"
+
+namespace kitae {
+namespace {
+
+using cuda::ChannelRows;
+using cuda::ChannelVector;
+using cuda::launch;
+using cuda::Shape;
+using cuda::Sums;
+
+// The call's scratch, one piece after the other.
+class Layout {
+ public:
+  template <class T>
+  int64_t add(int64_t count) {
+    const int64_t at = bytes_;
+    bytes_ += (count * static_cast<int64_t>(sizeof(T)) + 255) / 256 * 256;
+    return at;
+  }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  int64_t bytes_ = 0;
+};
+
+// ---- sums
+
+template <class S>
+struct DeviationSource {
+  using Op = DeviationTerms;
+  struct Raw {
+    S x;
+  };
+  struct Channel {
+    double parameter;
+  };
+  const S* x;
+  int64_t inner;
+  uint64_t* bad;
+
+  // The first kernel of the call, so it is the one to begin the call's verdict.
+  KITAE_DEVICE void begin() const {
+    if (cuda::global_thread() == 0) *bad = 0;
+  }
+  KITAE_DEVICE bool wanted(int64_t) const { return true; }
+  KITAE_DEVICE Channel channel(int64_t index) const { return {static_cast<double>(cuda::widen(x[index * inner]))}; }
+  KITAE_DEVICE Raw load(const cuda::Place& place) const { return {x[place.index]}; }
+  KITAE_DEVICE void value(const Raw& raw, const Channel&, double (&inputs)[1]) const {
+    inputs[0] = static_cast<double>(cuda::widen(raw.x));
+  }
+};
+
+// Channels of float64 whose sums are not finite: they may only have overflowed.
+struct ScaledDeviationSource {
+  using Op = ScaledDeviationTerms;
+  using Raw = DeviationSource<double>::Raw;
+  using Channel = DeviationSource<double>::Channel;
+  const double* x;
+  int64_t inner;
+  const double* batch;
+  int64_t channels;
+
+  KITAE_DEVICE void begin() const {}
+  KITAE_DEVICE bool wanted(int64_t channel) const {
+    return !is_finite(batch[channel]) || !is_finite(batch[channels + channel]);
+  }
+  KITAE_DEVICE Channel channel(int64_t index) const { return {x[index * inner] * kOverflowScale}; }
+  KITAE_DEVICE Raw load(const cuda::Place& place) const { return {x[place.index]}; }
+  KITAE_DEVICE void value(const Raw& raw, const Channel&, double (&inputs)[1]) const { inputs[0] = raw.x; }
+};
+
+template <class S, cuda::Through kThrough>
+struct GradientSource {
+  using T = Compute<S>;
+  using Op = GradientTerms;
+  struct Raw {
+    S dout, x;
+    bool bit;
+  };
+  struct Channel {
+    double parameter;
+    Normalize<T> normalize;
+  };
+  const S *dout, *x;
+  cuda::ActivationGradient<T, kThrough> through;
+  cuda::BackwardCall call;
+
+  KITAE_DEVICE void begin() const {}
+  KITAE_DEVICE bool wanted(int64_t) const { return true; }
+  KITAE_DEVICE Channel channel(int64_t index) const {
+    Channel channel;
+    channel.parameter = call.statistics.data[index];
+    if constexpr (kThrough == cuda::Through::recomputed) channel.normalize = call.normalize<T>(index);
+    return channel;
+  }
+  KITAE_DEVICE Raw load(const cuda::Place& place) const {
+    return {dout[place.index], x[place.index], through.bit(place)};
+  }
+  KITAE_DEVICE void value(const Raw& raw, const Channel& channel, double (&inputs)[2]) const {
+    const T at = cuda::widen(raw.x);
+    inputs[0] = static_cast<double>(through(cuda::widen(raw.dout), at, raw.bit, channel.normalize));
+    inputs[1] = static_cast<double>(at);
+  }
+};
+
+// ---- from sums to numbers
+
+template <class S, bool kScaled>
+struct FinishForward {
+  using T = Compute<S>;
+  const S* x;
+  int64_t inner;
+  T* table;
+  cuda::ForwardCall call;
+
+  KITAE_DEVICE bool wanted(int64_t channel) const {
+    if constexpr (kScaled)
+      return ScaledDeviationSource{nullptr, 0, call.batch, call.channels()}.wanted(channel);
+    else
+      return true;
+  }
+  KITAE_DEVICE void operator()(int64_t channel, const Sums& sums) const {
+    const double first_element = static_cast<double>(cuda::widen(x[channel * inner]));
+    const cuda::BatchResult result = kScaled ? cuda::batch_result_scaled(first_element, sums, call.count, call.eps)
+                                             : cuda::batch_result(first_element, sums, call.count, call.eps);
+    call.write(channel, result);
+    cuda::store_numbers(table + 4 * channel, call.numbers<T>(channel, result.statistics));
+    // In float64 the scaled sums have the last word.
+    if (!result.finite() && (kScaled || !std::is_same_v<S, double>)) call.report(channel);
+  }
+};
+
+template <class S>
+struct FinishBackward {
+  using T = Compute<S>;
+  T* table;
+  bool recomputes;
+  cuda::BackwardCall call;
+
+  KITAE_DEVICE bool wanted(int64_t) const { return true; }
+  KITAE_DEVICE void operator()(int64_t channel, const Sums& sums) const {
+    if (recomputes) cuda::store_numbers(table + 8 * channel, call.normalize<T>(channel));
+    cuda::store_numbers(table + 8 * channel + 4, call.finish<T>(channel, sums, true));
+  }
+};
+
+// Statistics that are no sums: the running ones, or those of an empty batch. One block, which gives the verdict alone.
+template <class S>
+struct TakeStatistics {
+  static constexpr int kThreads = 512;
+  static constexpr int kBlocksPerSM = 1;
+  using T = Compute<S>;
+  T* table;
+  cuda::ForwardCall call;
+
+  KITAE_DEVICE void operator()() const {
+    if (cuda::thread_index() == 0) *call.bad = 0;
+    cuda::fence_device();
+    cuda::sync_block();
+    for (int64_t channel = cuda::thread_index(); channel < call.channels(); channel += kThreads) {
+      const double mean = call.training ? 0 : call.running_mean.read(channel, 0);
+      const double variance = call.training ? 0 : call.running_var.read(channel, 1);
+      const cuda::BatchResult result{{mean, 0, inverse_deviation(variance, call.eps)}, variance};
+      call.write(channel, result);
+      cuda::store_numbers(table + 4 * channel, call.numbers<T>(channel, result.statistics));
+      if (!result.finite() || !is_finite(variance)) call.report(channel);
+    }
+  }
+};
+
+// ---- both in one kernel
+
+template <class S>
+constexpr int kResidentBlocks = sizeof(S) == 8 ? 1 : 2;
+
+template <class S_, bool kBits>
+struct ResidentForward {
+  using S = S_;
+  using Source = DeviationSource<S>;
+  using Step = cuda::NormalizeStep<S, kBits>;
+  using Result = cuda::BatchResult;
+  static constexpr int kInputs = 1;
+  static constexpr int kThreads = 512;
+  static constexpr int kBlocksPerSM = kResidentBlocks<S>;
+  static constexpr bool kScaled = std::is_same_v<S, double>;
+  Source source;
+  Step step;
+  uint32_t* counter;
+
+  KITAE_HD const S* input(int) const { return source.x; }
+  KITAE_DEVICE typename Source::Raw raw(const S* const (&elements)[1], const cuda::Place&) const {
+    return {*elements[0]};
+  }
+  KITAE_DEVICE typename Step::Memory memory(const S* const (&elements)[1]) const { return elements[0]; }
+
+  KITAE_DEVICE Result result(int64_t channel, const Sums& sums) const {
+    return cuda::batch_result(source.channel(channel).parameter, sums, step.call.count, step.call.eps);
+  }
+  KITAE_DEVICE ScaledDeviationSource scaled_source() const {
+    return {source.x, source.inner, step.call.batch, step.call.channels()};
+  }
+  KITAE_DEVICE Result scaled_result(int64_t channel, const Sums& sums) const {
+    return cuda::batch_result_scaled(source.channel(channel).parameter, sums, step.call.count, step.call.eps);
+  }
+  KITAE_DEVICE void keep(int64_t channel, const Result& result) const { step.call.write(channel, result); }
+  KITAE_DEVICE typename Step::Numbers numbers(int64_t channel, const Result& result) const {
+    return step.call.template numbers<Compute<S>>(channel, result.statistics);
+  }
+  KITAE_DEVICE void end() const {
+    if (cuda::last_block(counter)) step.call.settle_alone();
+  }
+};
+
+template <class S_, cuda::Through kThrough>
+struct ResidentBackward {
+  using S = S_;
+  using T = Compute<S>;
+  using Source = GradientSource<S, kThrough>;
+  using Step = cuda::GradientStep<S, kThrough>;
+  using Result = Sums;
+  static constexpr int kInputs = 2;
+  static constexpr int kThreads = 512;
+  static constexpr int kBlocksPerSM = kResidentBlocks<S>;
+  static constexpr bool kScaled = false;
+  Source source;
+  Step step;
+
+  KITAE_HD const S* input(int index) const { return index == 0 ? source.dout : source.x; }
+  KITAE_DEVICE typename Source::Raw raw(const S* const (&elements)[2], const cuda::Place& place) const {
+    return {*elements[0], *elements[1], source.through.bit(place)};
+  }
+  KITAE_DEVICE typename Step::Memory memory(const S* const (&elements)[2]) const { return {elements[0], elements[1]}; }
+
+  KITAE_DEVICE Result result(int64_t, const Sums& sums) const { return sums; }
+  KITAE_DEVICE void keep(int64_t channel, const Result& sums) const {
+    source.call.template finish<T>(channel, sums, true);
+  }
+  KITAE_DEVICE typename Step::Numbers numbers(int64_t channel, const Result& sums) const {
+    typename Step::Numbers numbers;
+    if constexpr (kThrough == cuda::Through::recomputed) numbers.normalize = source.call.template normalize<T>(channel);
+    numbers.gradient = source.call.template finish<T>(channel, sums, false);
+    return numbers;
+  }
+  KITAE_DEVICE void end() const {}
+};
+
+// KITAE_CUDA_BATCH_NORM is for tests: "streaming", or "resident" with a number of blocks a cluster ("resident4"), where
+// the tensor lets it.
+struct Forced {
+  bool streaming = false, resident = false;
+  int cluster = 0;
+
+  static Forced read() {
+    const char* const value = std::getenv("KITAE_CUDA_BATCH_NORM");
+    if (!value) return {};
+    if (std::strcmp(value, "streaming") == 0) return {true, false, 0};
+    if (std::strncmp(value, "resident", 8) == 0) return {false, true, std::atoi(value + 8)};
+    return {};
+  }
+};
+
+// Whether the job ran: its slices fit.
+template <class Job, bool kAdjacent>
+bool run_resident_as(const Job& job, const ChannelSizes& sizes, cudaStream_t stream) {
+  using Kernel = cuda::Resident<Job, kAdjacent>;
+  const Forced forced = Forced::read();
+  if (forced.streaming) return false;
+  bool aligned = true;
+  for (int i = 0; i < Job::kInputs; ++i) aligned = aligned && cuda::aligned(job.input(i));
+  const cuda::ResidentNeeds needs{sizes, static_cast<int64_t>(sizeof(typename Job::S)), Job::kInputs, aligned};
+  const cuda::ResidentLimits limits{cuda::max_shared_bytes() - 1024, cuda::max_cluster(), cuda::sm_count()};
+  const auto shape = [](const cuda::ResidentPlan& plan) {
+    return Shape{plan.slices * plan.cluster, plan.shared_bytes, plan.cluster};
+  };
+  cuda::ResidentPlan plan;
+  if (forced.resident) {
+    const int width = sizes.adjacent() ? static_cast<int>(128 / needs.element_bytes) : 1;
+    plan = cuda::resident_plan(needs, width, forced.cluster > 0 ? forced.cluster : 1);
+    if (plan.shared_bytes > limits.shared_bytes) return false;
+  } else {
+    plan = cuda::choose_resident_plan(needs, limits, [&](const cuda::ResidentPlan& large) {
+      return cuda::resident_clusters<Kernel>(shape(large)) > 0;
+    });
+  }
+  if (plan.slices == 0) return false;
+  launch(Kernel{job, sizes, plan}, shape(plan), stream);
+  return true;
+}
+
+template <class Job>
+bool run_resident(const Job& job, const ChannelSizes& sizes, cudaStream_t stream) {
+  return sizes.adjacent() ? run_resident_as<Job, true>(job, sizes, stream)
+                          : run_resident_as<Job, false>(job, sizes, stream);
+}
+
+// ---- calls
+
+template <class S>
+class Forward {
+ public:
+  using T = Compute<S>;
+
+  explicit Forward(const BatchNormForward& call) : call_(call), stream_(cuda::current_stream()) {
+    const ChannelSizes& sizes = call.sizes;
+    Layout layout;
+    const int64_t bad = layout.add<uint64_t>(1), batch = layout.add<double>(2 * sizes.channels),
+                  table = layout.add<T>(4 * sizes.channels);
+    const int64_t partial = layout.add<double>(sums_needed() ? cuda::partial_count(sizes) : 0);
+    char* const scratch = static_cast<char*>(cuda::workspace(stream_, static_cast<size_t>(layout.bytes())));
+    table_ = reinterpret_cast<T*>(scratch + table);
+    partial_ = reinterpret_cast<double*>(scratch + partial);
+    const double count = static_cast<double>(sizes.count());
+    device_ = {ChannelVector(call.gamma),
+               ChannelVector(call.beta),
+               ChannelVector(call.running_mean),
+               ChannelVector(call.running_var),
+               {call.statistics, sizes.channels},
+               reinterpret_cast<double*>(scratch + batch),
+               reinterpret_cast<uint64_t*>(scratch + bad),
+               cuda::device_flags(),
+               count,
+               call.eps,
+               call.running_decay,
+               variance_correction(count, call.unbiased),
+               call.nonfinite,
+               call.training};
+  }
+
+  void run() const {
+    const ChannelSizes& sizes = call_.sizes;
+    if (sizes.channels == 0) return;
+    if (!sums_needed()) {
+      launch(TakeStatistics<S>{table_, device_}, Shape{1}, stream_);
+      if (sizes.size() > 0) map();
+      return;
+    }
+    const S* const x = call_.x.as<const S>();
+    const DeviationSource<S> source{x, sizes.inner, device_.bad};
+    // "raise" and "zero" keep an `out` of the caller's as it is until all statistics are known.
+    const bool at_once = call_.fresh || call_.nonfinite == Nonfinite::skip || call_.nonfinite == Nonfinite::propagate;
+    if (at_once && resident(source)) return;
+    cuda::reduce_channels(sizes, source, FinishForward<S, false>{x, sizes.inner, table_, device_}, partial_, stream_);
+    if constexpr (std::is_same_v<S, double>)
+      cuda::reduce_channels(sizes, ScaledDeviationSource{x, sizes.inner, device_.batch, sizes.channels},
+                            FinishForward<S, true>{x, sizes.inner, table_, device_}, partial_, stream_);
+    map();
+  }
+
+ private:
+  bool sums_needed() const { return call_.training && call_.sizes.size() > 0; }
+
+  template <bool kBits>
+  cuda::NormalizeStep<S, kBits> step() const {
+    return {call_.x.as<const S>(),
+            call_.residual ? call_.residual.as<const S>() : nullptr,
+            call_.out.as<S>(),
+            call_.mask,
+            ChannelRows(call_.sizes).mask_bytes(),
+            table_,
+            static_cast<T>(call_.slope),
+            call_.activation,
+            device_};
+  }
+  bool resident(const DeviationSource<S>& source) const {
+    uint32_t* const counter = cuda::counters(stream_, 1);
+    return call_.mask ? run_resident(ResidentForward<S, true>{source, step<true>(), counter}, call_.sizes, stream_)
+                      : run_resident(ResidentForward<S, false>{source, step<false>(), counter}, call_.sizes, stream_);
+  }
+  void map() const {
+    if (call_.mask)
+      cuda::for_each_channel(call_.sizes, step<true>(), stream_);
+    else
+      cuda::for_each_channel(call_.sizes, step<false>(), stream_);
+  }
+
+  const BatchNormForward& call_;
+  cudaStream_t stream_;
+  T* table_;
+  double* partial_;
+  cuda::ForwardCall device_;
+};
+
+template <class S>
+class Backward {
+ public:
+  using T = Compute<S>;
+
+  explicit Backward(const BatchNormBackward& call) : call_(call), stream_(cuda::current_stream()) {
+    const ChannelSizes& sizes = call.sizes;
+    Layout layout;
+    const int64_t table = layout.add<T>(8 * sizes.channels);
+    const int64_t partial = layout.add<double>(sizes.size() > 0 ? cuda::partial_count(sizes) : 0);
+    char* const scratch = static_cast<char*>(cuda::workspace(stream_, static_cast<size_t>(layout.bytes())));
+    table_ = reinterpret_cast<T*>(scratch + table);
+    partial_ = reinterpret_cast<double*>(scratch + partial);
+    device_ = {ChannelVector(call.gamma), ChannelVector(call.beta),          ChannelVector(call.dgamma),
+               ChannelVector(call.dbeta), {call.statistics, sizes.channels}, static_cast<double>(sizes.count())};
+  }
+
+  void run() const {
+    if (call_.sizes.channels == 0) return;
+    if (call_.activation == Activation::none) return run_through<cuda::Through::nothing>();
+    if (call_.mask) return run_through<cuda::Through::mask>();
+    run_through<cuda::Through::recomputed>();
+  }
+
+ private:
+  template <cuda::Through kThrough>
+  void run_through() const {
+    const ChannelSizes& sizes = call_.sizes;
+    const S *const dout = call_.dout.as<const S>(), *const x = call_.x.as<const S>();
+    const cuda::ActivationGradient<T, kThrough> through{call_.mask, ChannelRows(sizes).mask_bytes(),
+                                                        static_cast<T>(call_.slope), call_.activation};
+    const GradientSource<S, kThrough> source{dout, x, through, device_};
+    S* const dresidual = call_.dresidual ? call_.dresidual.as<S>() : nullptr;
+    const cuda::GradientStep<S, kThrough> step{{dout, x}, call_.dx.as<S>(), dresidual, table_, through, call_.training};
+    if (sizes.size() > 0 && run_resident(ResidentBackward<S, kThrough>{source, step}, sizes, stream_)) return;
+    cuda::reduce_channels(sizes, source, FinishBackward<S>{table_, kThrough == cuda::Through::recomputed, device_},
+                          partial_, stream_);
+    if (sizes.size() > 0) cuda::for_each_channel(sizes, step, stream_);
+  }
+
+  const BatchNormBackward& call_;
+  cudaStream_t stream_;
+  T* table_;
+  double* partial_;
+  cuda::BackwardCall device_;
+};
+
+}  // namespace
+
+int64_t batch_norm_forward(const BatchNormForward& call) {
+  visit_dtype(call.x.dtype, [&](auto zero) { Forward<decltype(zero)>(call).run(); });
+  return -1;
+}
+
+void batch_norm_backward(const BatchNormBackward& call) {
+  visit_dtype(call.x.dtype, [&](auto zero) { Backward<decltype(zero)>(call).run(); });
+}
+
+}  // namespace kitae

@@ -1,0 +1,265 @@
+"""Batch norm's CUDA kernels on the host: every way to compute it has the reference's bits."""
+
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kitae
+import simulated
+from kitae import _dispatch
+from kitae.bench.cases import CASES, Case, Size
+from kitae.bench.cases.row import dtype_named
+from test_backends_agree import assert_same_bits, run
+from test_cuda_simulated import cuda
+
+__all__ = ["cuda"]  # the fixture
+
+#: The driver's own choice, then each forced: csrc/drivers/normalization.cu.
+PATHS = ("", "streaming", "resident", "resident2", "resident4")
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+NONFINITE_CHANNEL, NONFINITE_RUNNING = 1, 2  # csrc/cuda/findings.h
+
+
+def _rows() -> Iterator[object]:
+    for case in CASES:
+        if case.family != "batch_norm":
+            continue
+        for size in case.test_sizes:
+            for dtype in case.dtypes:
+                yield pytest.param(case, size, dtype, id=f"{case.name}-{size.label}-{dtype}")
+
+
+@pytest.mark.parametrize(("case", "size", "dtype"), list(_rows()))
+def test_rows(case: Case, size: Size, dtype: str, cuda: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = case.inputs(size, dtype)
+    reference = run(case, original, "reference", give_out=False)
+    for seed, path in enumerate(PATHS if dtype == "float32" else PATHS[:2]):
+        monkeypatch.setenv("KITAE_CUDA_BATCH_NORM", path)
+        cuda.set_seed(seed)
+        results = run(case, original, "cpu", give_out=seed % 2 == 1)
+        for name, value in reference.items():
+            assert_same_bits(results[name], value, f"{case.name} {name}: reference and simulated, path {path!r}")
+
+
+def _at(array: np.ndarray, offset: int) -> np.ndarray:
+    """A copy whose first element lies `offset` elements past a 64-byte boundary."""
+    room = np.zeros(array.size + 256, array.dtype)
+    start = -room.ctypes.data % 64 // array.itemsize + offset
+    view = room[start : start + array.size].reshape(array.shape)
+    view[...] = array
+    return view
+
+
+def _both(call: Callable[[], Any], module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """The reference's result, and the simulated module's."""
+    with kitae.use_backend("reference"):
+        expected = call()
+    monkeypatch.setattr(_dispatch, "_cpu_module", module)
+    return expected, call()
+
+
+#: Whole vectors and none, chunks of several rows and rows of several chunks, widths around a slice's.
+SHAPES = ((3, 5, 8, 8), (2, 20, 64), (300, 64), (513, 40), (37, 3), (2, 3, 4096), (2, 2, 8200), (5, 9, 7, 7))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_at_any_alignment(
+    shape: tuple[int, ...],
+    dtype: str,
+    path: str,
+    cuda: ModuleType,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KITAE_CUDA_BATCH_NORM", path)
+    values, added, gradient = (rng.standard_normal(shape).astype(dtype_named(dtype)) for _ in range(3))
+    gamma, beta = rng.standard_normal((2, shape[1])).astype(np.float32)
+    for offsets in ((0, 0, 0, 0), (1, 1, 1, 1), (3, 1, 0, 2)):
+        x, residual, dout, out = (
+            _at(a, offset) for a, offset in zip((values, added, gradient, values), offsets, strict=True)
+        )
+        for activation, with_residual in ((None, False), ("relu", False), ("leaky_relu", True)):
+
+            def call(activation: Any = activation, with_residual: Any = with_residual) -> Any:
+                y, saved = kitae.batch_norm(
+                    x,
+                    gamma,
+                    beta,
+                    None,
+                    None,
+                    training=True,
+                    activation=activation,
+                    residual=residual if with_residual else None,
+                    nonfinite="propagate",
+                    out=out,
+                )
+                into = _at(gradient, offsets[3])
+                results = kitae.batch_norm_backward(dout, saved, out=into)
+                in_place = _at(gradient, offsets[0])
+                kitae.batch_norm_backward(in_place, saved, out=in_place)
+                return [y.copy(), saved.mean.copy(), saved.inv_std.copy(), *results, in_place], saved._mask
+
+            (expected, mask), (got, simulated_mask) = _both(call, cuda, monkeypatch)
+            for i, (value, reference) in enumerate(zip(got, expected, strict=True)):
+                assert_same_bits(value, reference, f"result {i}, offsets {offsets}, {activation}")
+            if with_residual:
+                assert_same_bits(simulated_mask, mask, "mask")
+            else:
+                assert simulated_mask is None
+
+
+def test_clusters_of_sixteen(cuda: ModuleType, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KITAE_CUDA_BATCH_NORM", "resident16")
+    for shape in ((17 * 256 + 5, 9), (2, 1, 9 * 4096)):
+        x = rng.standard_normal(shape).astype(np.float32)
+        expected, got = _both(lambda x=x: _trained(x), cuda, monkeypatch)
+        for value, reference in zip(got, expected, strict=True):
+            assert_same_bits(value, reference, str(shape))
+
+
+def _trained(x: np.ndarray, **options: Any) -> list[np.ndarray]:
+    """y, the running statistics, mean and inv_std."""
+    channels = x.shape[1]
+    dtype = np.float64 if x.dtype == np.float64 else np.float32
+    mean, var = np.full(channels, 0.5, dtype), np.full(channels, 2, dtype)
+    y, saved = kitae.batch_norm(x, None, None, mean, var, training=True, **options)
+    return [y, mean, var, saved.mean, saved.inv_std]
+
+
+@pytest.mark.parametrize("path", ["streaming", "resident", "resident2"])
+@pytest.mark.parametrize("shape", [(600, 5), (4, 5, 3000)])
+def test_float64_sums_that_overflow(
+    shape: tuple[int, ...], path: str, cuda: ModuleType, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redone scaled, for the channels that need it."""
+    monkeypatch.setenv("KITAE_CUDA_BATCH_NORM", path)
+    x = rng.standard_normal(shape)
+    x[:, 1] *= 1e200
+    x[:, 3] *= 1e300
+    expected, got = _both(lambda: _trained(x), cuda, monkeypatch)
+    assert np.isfinite(expected[3]).all()
+    for value, reference in zip(got, expected, strict=True):
+        assert_same_bits(value, reference, path)
+    assert cuda.check() is None
+
+
+def test_more_chunks_than_are_added_one_by_one(cuda: ModuleType, rng: np.random.Generator) -> None:
+    """Their sums take 16 lanes: no longer the CPU's order, still one order."""
+    x = rng.standard_normal((1025 * 256 + 3, 2)).astype(np.float32)
+    wide = x.astype(np.float64)
+    runs = []
+    for seed in (1, 2):
+        cuda.set_seed(seed)
+        runs.append(_trained(x))
+    for first, second in zip(*runs, strict=True):
+        assert_same_bits(first, second, "block orders")
+    # 1e-12: sqrt(n) roundings of 2^-53 in sums of 5e5 terms are 8e-14 of them.
+    np.testing.assert_allclose(runs[0][3], wide.mean(axis=0), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(runs[0][4], 1 / np.sqrt(wide.var(axis=0) + 1e-5), rtol=1e-12)
+
+
+@pytest.mark.parametrize("path", ["streaming", "resident", "resident2"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_raise_sets_the_flag_and_writes_nothing(
+    path: str, dtype: str, cuda: ModuleType, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KITAE_CUDA_BATCH_NORM", path)
+    x = rng.standard_normal((600, 7)).astype(dtype_named(dtype))
+    x[3, 5], x[500, 2] = np.inf, np.nan
+    out = np.full_like(x, 7)
+    for given in (None, out):
+        assert cuda.check() is None
+        results = _trained(x, out=given)
+        assert cuda.check() == (NONFINITE_CHANNEL, 2)
+        assert (results[1] == 0.5).all()
+        assert (results[2] == 2).all()
+    assert (out.astype(np.float32) == 7).all()
+
+
+@pytest.mark.parametrize("path", ["streaming", "resident", "resident2"])
+@pytest.mark.parametrize("rule", ["skip", "zero", "propagate"])
+def test_other_rules_as_the_reference(
+    path: str, rule: str, cuda: ModuleType, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KITAE_CUDA_BATCH_NORM", path)
+    for shape in ((600, 7), (2, 7, 300)):
+        x = rng.standard_normal(shape).astype(np.float32)
+        x[1, 5], x[-1, 2] = np.inf, np.nan
+        expected, got = _both(lambda x=x: _trained(x, nonfinite=rule), cuda, monkeypatch)
+        for value, reference in zip(got, expected, strict=True):
+            assert_same_bits(value, reference, rule)
+        assert cuda.check() is None
+
+
+def test_inference_with_statistics_that_are_not_finite(cuda: ModuleType, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((5, 4)).astype(np.float32)
+    mean, var = np.zeros(4, np.float32), np.array([1, 1, np.nan, np.inf], np.float32)
+    out = np.full_like(x, 7)
+    kitae.batch_norm(x, None, None, mean, var, training=False, out=out)
+    assert cuda.check() == (NONFINITE_RUNNING, 2)
+    assert (out == 7).all()
+    kitae.batch_norm(x, None, None, mean, var, training=False, nonfinite="propagate", out=out)
+    assert cuda.check() is None
+    assert np.isnan(out[:, 2]).all()
+    assert np.isfinite(out[:, :2]).all()
+    kept = x.copy()
+    kitae.batch_norm(x, None, None, mean, np.ones(4, np.float32), training=False, out=x)
+    np.testing.assert_allclose(x, kept / np.sqrt(1 + 1e-5), rtol=1e-6)
+
+
+def test_running_statistics_of_any_stride_and_dtype(
+    cuda: ModuleType, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = rng.standard_normal((70, 9)).astype(np.float16)
+    for dtype in (np.float16, np.float32, np.float64):
+
+        def call(dtype: Any = dtype) -> list[np.ndarray]:
+            mean, var = np.zeros(27, dtype)[::3], np.ones(9, dtype)[::-1]
+            gamma = np.linspace(0.5, 1.5, 18).astype(dtype)[1::2]
+            y, _ = kitae.batch_norm(x, gamma, None, mean, var, training=True)
+            return [y, mean.copy(), var.copy()]
+
+        expected, got = _both(call, cuda, monkeypatch)
+        for value, reference in zip(got, expected, strict=True):
+            assert_same_bits(value, reference, str(dtype))
+
+
+@pytest.mark.parametrize(
+    ("path", "forward", "backward"), [("streaming", 3, 3), ("resident", 1, 1), ("resident4", 1, 1)]
+)
+@pytest.mark.parametrize("shape", [(1100, 40), (8, 5, 2100)])
+def test_the_forced_path_is_the_one_that_ran(
+    shape: tuple[int, ...],
+    path: str,
+    forward: int,
+    backward: int,
+    cuda: ModuleType,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By its number of kernels."""
+    if not hasattr(cuda, "launched"):
+        pytest.skip("this module counts no launches")
+    monkeypatch.setenv("KITAE_CUDA_BATCH_NORM", path)
+    x = rng.standard_normal(shape).astype(np.float32)
+    before = cuda.launched()[0]
+    _, saved = kitae.batch_norm(x, None, None, None, None, training=True)
+    between = cuda.launched()[0]
+    kitae.batch_norm_backward(x, saved)
+    assert (between - before, cuda.launched()[0] - between) == (forward, backward)
+
+
+def test_the_layer(cuda: ModuleType, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((6, 3, 5)).astype(np.float32)
+    layer = kitae.BatchNorm(activation="relu")
+    y = layer.forward(x)
+    dx = layer.backward(np.ones_like(x))
+    assert y.shape == dx.shape == x.shape
+    assert (y >= 0).all()
+    assert layer.grads["gamma"] is not None
+    assert simulated.has("batch_norm")
