@@ -28,6 +28,8 @@ class Plan {
       Place next{parameter, static_cast<int64_t>(views.size()), {}};
       if (!pair[1].is_none())
         for (const py::handle axis : pair[1].cast<py::list>()) next.axes.push_back(axis.cast<int64_t>());
+      if (views.empty())
+        plan_->parameters()[static_cast<size_t>(parameter)].place = static_cast<int64_t>(places_.size());
       views.emplace_back();
       places_.push_back(std::move(next));
     }
@@ -47,7 +49,28 @@ class Plan {
   void bind(const py::list& grads) {
     bound_ = false;
     read(grads);
+    {
+      const NativeCall native;
+      plan_->gradients_changed();
+      plan_->refresh();
+    }
     bound_ = true;
+  }
+
+  void refresh() {
+    const NativeCall native;
+    plan_->refresh();
+  }
+
+  void set_steps(int64_t steps) { plan_->set_steps(steps); }
+
+  py::tuple result() {
+    StepResult result;
+    {
+      const NativeCall native;
+      result = plan_->result();
+    }
+    return py::make_tuple(result.written, result.norm, result.nonfinite_elements, result.first_nonfinite, result.steps);
   }
 
   // grads: a list with an array or None for each place, or None: the bound ones.
@@ -61,6 +84,7 @@ class Plan {
     StepResult result;
     {
       const NativeCall native;
+      if (!bound_) plan_->gradients_changed();
       result = plan_->step(number, {static_cast<Scope>(scope), max_norm, eps}, static_cast<Nonfinite>(nonfinite));
     }
     if (!bound_) release();
@@ -130,7 +154,7 @@ class Plan {
   }
 
   void read_one(const Place& place, py::handle object, int64_t index) {
-    cpu::View& view =
+    View& view =
         plan_->parameters()[static_cast<size_t>(place.parameter)].gradients[static_cast<size_t>(place.gradient)];
     view.dtype = DType::other;
     if (object.is_none()) return;
@@ -194,7 +218,11 @@ void register_optimizers(py::module_& module) {
       .def("bound", &Plan::bound, "Whether gradient arrays are fixed.")
       .def("step", &Plan::step, py::arg("grads"), py::arg("number"), py::arg("scope"), py::arg("max_norm"),
            py::arg("eps"), py::arg("nonfinite"),
-           "One update; (written, norm, count of non-finite elements, first parameter with one).");
+           "One update; (written, norm, count of non-finite elements, first parameter with one); -1: not waited for.")
+      .def("result", &Plan::result,
+           "What the last step saw, as step gives it, and the number of steps; waits for a GPU.")
+      .def("set_steps", &Plan::set_steps, py::arg("steps"), "Sets the number of steps written so far.")
+      .def("refresh", &Plan::refresh, "Brings changed numbers to where a captured step reads them.");
 }
 
 }  // namespace kitae::bindings

@@ -58,7 +58,7 @@ def global_norm(grads: Any) -> float:
         return 0.0
     backend = _dispatch.backend_for(first, "global_norm", "grads")
     try:
-        norm, _ = backend.global_norm(arrays, False)
+        norm, _ = backend.global_norm(arrays, False, None)
     except Rejected as rejected:
         raise _explain("global_norm", rejected, arrays) from None
     return float(norm)
@@ -99,7 +99,8 @@ def clip_grad_norm(
         return 0.0 if per == "all" else [0.0] * len(arrays)
     backend = _dispatch.backend_for(first, op, "grads")
     try:
-        norm, bad, norms = backend.clip_grad_norm(arrays, max_norm, eps, NONFINITE_CODES[nonfinite], SCOPE_CODES[per])
+        rule, scope = NONFINITE_CODES[nonfinite], SCOPE_CODES[per]
+        norm, bad, norms = backend.clip_grad_norm(arrays, max_norm, eps, rule, scope, None)
     except Rejected as rejected:
         raise _explain(op, rejected, arrays) from None
     if bad >= 0 and nonfinite == "raise":
