@@ -72,12 +72,14 @@ void mask(py::handle bits, int64_t size, uint64_t threshold, uint64_t seed, uint
 
 void register_dropout(py::module_& module) {
   using py::arg;
-  module.def("dropout_forward", &forward, arg("x"), arg("out"), arg("bits"), arg("threshold"), arg("keep_scale"),
-             arg("seed"), arg("offset"), "out = keep_scale * x where kept, else 0; the mask goes to bits unless None.");
-  module.def("dropout_backward", &backward, arg("dout"), arg("out"), arg("bits"), arg("threshold"), arg("keep_scale"),
-             arg("seed"), arg("offset"), "The same for the gradient: from bits, or drawn again where they are None.");
-  module.def("dropout_mask", &mask, arg("bits"), arg("size"), arg("threshold"), arg("seed"), arg("offset"),
-             "Draws the mask of size elements into bits.");
+  module.def("dropout_forward", &forward, py::call_guard<Arguments>(), arg("x"), arg("out"), arg("bits"),
+             arg("threshold"), arg("keep_scale"), arg("seed"), arg("offset"),
+             "out = keep_scale * x where kept, else 0; the mask goes to bits unless None.");
+  module.def("dropout_backward", &backward, py::call_guard<Arguments>(), arg("dout"), arg("out"), arg("bits"),
+             arg("threshold"), arg("keep_scale"), arg("seed"), arg("offset"),
+             "The same for the gradient: from bits, or drawn again where they are None.");
+  module.def("dropout_mask", &mask, py::call_guard<Arguments>(), arg("bits"), arg("size"), arg("threshold"),
+             arg("seed"), arg("offset"), "Draws the mask of size elements into bits.");
 }
 
 }  // namespace kitae::bindings

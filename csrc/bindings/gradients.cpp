@@ -129,13 +129,15 @@ void clip_by_value(const py::list& grads, double limit) {
 }  // namespace
 
 void register_gradients(py::module_& module) {
-  module.def("global_norm", &measure, py::arg("grads"), py::arg("zero_nonfinite"), py::arg("norms"),
+  module.def("global_norm", &measure, py::call_guard<Arguments>(), py::arg("grads"), py::arg("zero_nonfinite"),
+             py::arg("norms"),
              "(norm, place of the first non-finite gradient or -1); norms: a float64 vector for the norm of all and of "
              "each gradient, with which a GPU is not waited for.");
-  module.def("clip_grad_norm", &clip, py::arg("grads"), py::arg("max_norm"), py::arg("eps"), py::arg("nonfinite"),
-             py::arg("scope"), py::arg("norms"),
+  module.def("clip_grad_norm", &clip, py::call_guard<Arguments>(), py::arg("grads"), py::arg("max_norm"),
+             py::arg("eps"), py::arg("nonfinite"), py::arg("scope"), py::arg("norms"),
              "In place; (norm, place of the first non-finite gradient or -1, norm of each without `norms`).");
-  module.def("clip_grad_value", &clip_by_value, py::arg("grads"), py::arg("limit"), "In place.");
+  module.def("clip_grad_value", &clip_by_value, py::call_guard<Arguments>(), py::arg("grads"), py::arg("limit"),
+             "In place.");
 }
 
 }  // namespace kitae::bindings

@@ -170,17 +170,17 @@ void backward(py::handle dout_object, py::handle x_object, py::handle gamma_obje
 
 void register_normalization(py::module_& module) {
   using py::arg;
-  module.def("batch_norm_sizes", &batch_norm_sizes, arg("x"), arg("axis"),
+  module.def("batch_norm_sizes", &batch_norm_sizes, py::call_guard<Arguments>(), arg("x"), arg("axis"),
              "(outer, channels, inner) of an array whose memory has no gaps.");
-  module.def("batch_norm_forward", &forward, arg("x"), arg("gamma"), arg("beta"), arg("running_mean"),
-             arg("running_var"), arg("residual"), arg("out"), arg("statistics"), arg("mask"), arg("training"),
-             arg("axis"), arg("eps"), arg("running_decay"), arg("unbiased"), arg("activation"), arg("slope"),
-             arg("nonfinite"), arg("fresh"),
+  module.def("batch_norm_forward", &forward, py::call_guard<Arguments>(), arg("x"), arg("gamma"), arg("beta"),
+             arg("running_mean"), arg("running_var"), arg("residual"), arg("out"), arg("statistics"), arg("mask"),
+             arg("training"), arg("axis"), arg("eps"), arg("running_decay"), arg("unbiased"), arg("activation"),
+             arg("slope"), arg("nonfinite"), arg("fresh"),
              "Writes out, statistics (3, channels: mean, mean_low, inv_std), mask and, in training, the running "
              "statistics; returns the first channel whose statistics are not finite, or -1.");
-  module.def("batch_norm_backward", &backward, arg("dout"), arg("x"), arg("gamma"), arg("beta"), arg("statistics"),
-             arg("mask"), arg("out"), arg("dgamma"), arg("dbeta"), arg("dresidual"), arg("training"), arg("axis"),
-             arg("activation"), arg("slope"), arg("fresh"),
+  module.def("batch_norm_backward", &backward, py::call_guard<Arguments>(), arg("dout"), arg("x"), arg("gamma"),
+             arg("beta"), arg("statistics"), arg("mask"), arg("out"), arg("dgamma"), arg("dbeta"), arg("dresidual"),
+             arg("training"), arg("axis"), arg("activation"), arg("slope"), arg("fresh"),
              "Writes out (dx), dgamma, dbeta and, where given, dresidual.");
 }
 

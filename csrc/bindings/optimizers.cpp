@@ -211,18 +211,19 @@ void register_optimizers(py::module_& module) {
   py::class_<Plan>(module, "OptimizerPlan", "Parameters and states of one optimizer, updated in one call a step.")
       .def(py::init<const std::string&, const py::list&, const py::list&, const py::list&, const py::list&,
                     const py::list&, int64_t>(),
-           py::arg("rule"), py::arg("parameters"), py::arg("masters"), py::arg("slots"), py::arg("groups"),
-           py::arg("places"), py::arg("group_count"))
+           py::call_guard<Arguments>(), py::arg("rule"), py::arg("parameters"), py::arg("masters"), py::arg("slots"),
+           py::arg("groups"), py::arg("places"), py::arg("group_count"))
       .def("set_numbers", &Plan::set_numbers, py::arg("group"), py::arg("numbers"), "The group's numbers, by name.")
-      .def("bind", &Plan::bind, py::arg("grads"), "Fixes the gradient arrays.")
+      .def("bind", &Plan::bind, py::call_guard<Arguments>(), py::arg("grads"), "Fixes the gradient arrays.")
       .def("bound", &Plan::bound, "Whether gradient arrays are fixed.")
-      .def("step", &Plan::step, py::arg("grads"), py::arg("number"), py::arg("scope"), py::arg("max_norm"),
-           py::arg("eps"), py::arg("nonfinite"),
+      .def("step", &Plan::step, py::call_guard<Arguments>(), py::arg("grads"), py::arg("number"), py::arg("scope"),
+           py::arg("max_norm"), py::arg("eps"), py::arg("nonfinite"),
            "One update; (written, norm, count of non-finite elements, first parameter with one); -1: not waited for.")
-      .def("result", &Plan::result,
+      .def("result", &Plan::result, py::call_guard<Arguments>(),
            "What the last step saw, as step gives it, and the number of steps; waits for a GPU.")
       .def("set_steps", &Plan::set_steps, py::arg("steps"), "Sets the number of steps written so far.")
-      .def("refresh", &Plan::refresh, "Brings changed numbers to where a captured step reads them.");
+      .def("refresh", &Plan::refresh, py::call_guard<Arguments>(),
+           "Brings changed numbers to where a captured step reads them.");
 }
 
 }  // namespace kitae::bindings
