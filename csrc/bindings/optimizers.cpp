@@ -33,7 +33,10 @@ class Plan {
       views.emplace_back();
       places_.push_back(std::move(next));
     }
-    plan_->finish(group_count);
+    {
+      const NativeCall native;
+      plan_->finish(group_count);
+    }
     gradients_.resize(places_.size());
     std::sort(written_.begin(), written_.end(),
               [](const Written& a, const Written& b) { return a.at.begin < b.at.begin; });

@@ -7,11 +7,8 @@
 #include "cpu/rows.h"
 #include "cpu/tiles.h"
 #include "drivers/optimizer_numbers.h"
-#include "ops/adam.h"
-#include "ops/adamax.h"
-#include "ops/adaptive_gradient.h"
+#include "drivers/optimizer_rules.h"
 #include "ops/global_norm.h"
-#include "ops/gradient_descent.h"
 #include "ops/gradient_terms.h"
 
 namespace kitae {
@@ -272,37 +269,8 @@ class RulePlan final : public OptimizerPlan {
   StepResult result_;
 };
 
-template <class Rule>
-std::unique_ptr<OptimizerPlan> make() {
-  return std::make_unique<RulePlan<Rule>>();
-}
-
-struct NamedRule {
-  const char* name;
-  std::unique_ptr<OptimizerPlan> (*make)();
-};
-
-constexpr NamedRule kRules[] = {
-    {"gradient_descent", make<GradientDescent>},
-    {"velocity", make<Velocity>},
-    {"nesterov", make<Nesterov>},
-    {"adagrad", make<AdaGrad>},
-    {"adadelta", make<AdaDelta>},
-    {"rmsprop", make<RMSPropRule<false, false>>},
-    {"rmsprop_centered", make<RMSPropRule<true, false>>},
-    {"rmsprop_velocity", make<RMSPropRule<false, true>>},
-    {"rmsprop_centered_velocity", make<RMSPropRule<true, true>>},
-    {"adam", make<Adam>},
-    {"amsgrad", make<AMSGrad>},
-    {"adamax", make<AdaMax>},
-};
-
 }  // namespace
 
-std::unique_ptr<OptimizerPlan> make_optimizer_plan(const std::string& rule) {
-  for (const NamedRule& named : kRules)
-    if (rule == named.name) return named.make();
-  return nullptr;
-}
+std::unique_ptr<OptimizerPlan> make_optimizer_plan(const std::string& rule) { return make_rule_plan<RulePlan>(rule); }
 
 }  // namespace kitae

@@ -58,7 +58,7 @@ class OptimizerPlan {
   std::vector<Parameter> parameters_;
 };
 
-// The names are those of kRules (optimizers.cpp); null for another one.
+// The names are those of optimizer_rules.h; null for another one.
 std::unique_ptr<OptimizerPlan> make_optimizer_plan(const std::string& rule);
 
 }  // namespace kitae
