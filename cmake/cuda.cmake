@@ -38,7 +38,7 @@ foreach(source IN LISTS KITAE_CUDA_DRIVERS KITAE_CUDA_DEVICE)
 endforeach()
 
 if(KITAE_SIMULATED_CUDA)
-  pybind11_add_module(_cuda_simulated MODULE csrc/bindings/cuda/module.cpp csrc/bindings/array.cpp
+  pybind11_add_module(_cuda_simulated MODULE csrc/bindings/cuda/module.cpp csrc/bindings/array.cpp csrc/bindings/array_checks.cpp
                       csrc/bindings/threads.cpp ${KITAE_CUDA_BINDINGS} ${simulated} ${KITAE_CUDA_HOST}
                       csrc/cuda/stand_in.cpp csrc/cpu/threads.cpp csrc/drivers/copy.cpp)
   kitae_cuda_module(_cuda_simulated)
@@ -106,7 +106,7 @@ endif()
 set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 pybind11_add_module(_cuda MODULE csrc/bindings/cuda/module.cpp csrc/bindings/cuda/array.cpp
-                    csrc/bindings/cuda/runtime.cpp ${KITAE_CUDA_BINDINGS} ${KITAE_CUDA_HOST} ${KITAE_CUDA_DRIVERS}
+                    csrc/bindings/cuda/runtime.cpp csrc/bindings/array_checks.cpp ${KITAE_CUDA_BINDINGS} ${KITAE_CUDA_HOST} ${KITAE_CUDA_DRIVERS}
                     ${KITAE_CUDA_DEVICE})
 target_include_directories(_cuda PRIVATE ${PROJECT_SOURCE_DIR}/csrc ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
 target_compile_definitions(_cuda PRIVATE KITAE_CUDA KITAE_MODULE=_cuda KITAE_VARIANT="cuda"

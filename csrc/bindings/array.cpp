@@ -1,11 +1,7 @@
 #include "bindings/array.h"
 
-#include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <string>
-#include <utility>
-#include <vector>
 
 namespace kitae::bindings {
 namespace {
@@ -46,21 +42,6 @@ bool is_contiguous(const py::detail::PyArray_Proxy* proxy) {
   return (proxy->flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_) != 0;
 }
 
-// Whether two indices may name the same memory: writing through such a view has no one meaning.
-bool repeats_elements(const Array& array) {
-  if (array.contiguous || array.size == 0) return false;
-  std::vector<std::pair<int64_t, int64_t>> axes;  // (|stride|, length), nearest elements first
-  for (int axis = 0; axis < array.ndim; ++axis)
-    if (array.shape[axis] > 1) axes.emplace_back(std::abs(array.strides[axis]), array.shape[axis]);
-  std::sort(axes.begin(), axes.end());
-  int64_t reach = size_of(array.dtype);
-  for (const auto& [stride, length] : axes) {
-    if (stride < reach) return true;
-    reach += stride * (length - 1);
-  }
-  return false;
-}
-
 }  // namespace
 
 Array array_argument(py::handle object, const char* argument, Access access, int64_t index) {
@@ -93,33 +74,15 @@ Array optional_array_argument(py::handle object, const char* argument, Access ac
   return object.is_none() ? Array{} : array_argument(object, argument, access, index);
 }
 
-void require_dtype(const Array& array, DType dtype, const char* argument, int64_t index) {
-  if (array.dtype != dtype) throw Rejected{argument, "dtype", index};
-}
-
-void require_contiguous(const Array& array, const char* argument, int64_t index) {
-  if (!array.contiguous) throw Rejected{argument, "contiguous", index};
-}
-
-void require_same_shape(const Array& array, const Array& other, const char* argument, int64_t index) {
-  bool same = array.ndim == other.ndim;
-  for (int axis = 0; same && axis < array.ndim; ++axis) same = array.shape[axis] == other.shape[axis];
-  if (!same) throw Rejected{argument, "shape", index};
-}
-
-void require_vector(const Array& array, int64_t length, const char* argument, int64_t index) {
-  if (array.ndim != 1 || array.shape[0] != length) throw Rejected{argument, "shape", index};
-}
-
-Extent extent(const Array& array) {
-  const auto data = reinterpret_cast<uintptr_t>(array.data);
-  if (array.size == 0) return {data, data};
-  int64_t low = 0, high = size_of(array.dtype);
-  for (int axis = 0; axis < array.ndim; ++axis) {
-    const int64_t reach = (array.shape[axis] - 1) * array.strides[axis];
-    (reach < 0 ? low : high) += reach;
-  }
-  return {data + static_cast<uintptr_t>(low), data + static_cast<uintptr_t>(high)};
+uint8_t* bytes_argument(py::handle object, int64_t bytes, const char* argument, Access access) {
+  if (object.is_none()) return nullptr;
+  if (!py::isinstance<py::array>(object)) throw Rejected{argument, "type"};
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  if (array.dtype().num() != py::detail::npy_api::NPY_UBYTE_) throw Rejected{argument, "dtype"};
+  if (array.ndim() != 1 || array.shape(0) != bytes) throw Rejected{argument, "shape"};
+  if (!(array.flags() & py::array::c_style)) throw Rejected{argument, "contiguous"};
+  if (access == Access::write && !array.writeable()) throw Rejected{argument, "writeable"};
+  return static_cast<uint8_t*>(const_cast<void*>(array.data()));
 }
 
 bool overlap(const Array& a, py::handle a_object, const Array& b, py::handle b_object) {

@@ -37,13 +37,17 @@ Array array_argument(py::handle object, const char* argument, Access access, int
 // The same; None gives an absent Array.
 Array optional_array_argument(py::handle object, const char* argument, Access access, int64_t index = -1);
 
+// A contiguous vector of `bytes` uint8; None gives nullptr.
+uint8_t* bytes_argument(py::handle object, int64_t bytes, const char* argument, Access access);
+
+// Whether two indices may name the same memory: writing through such a view has no one meaning.
+bool repeats_elements(const Array& array);
 void require_dtype(const Array& array, DType dtype, const char* argument, int64_t index = -1);
 void require_contiguous(const Array& array, const char* argument, int64_t index = -1);
 void require_same_shape(const Array& array, const Array& other, const char* argument, int64_t index = -1);
 void require_vector(const Array& array, int64_t length, const char* argument, int64_t index = -1);
 
-// True where the two arrays share at least one element (numpy.shares_memory decides when their address ranges meet; on
-// CUDA ranges that meet are enough).
+// True where the two arrays share at least one element (numpy.shares_memory decides when their address ranges meet).
 bool overlap(const Array& a, py::handle a_object, const Array& b, py::handle b_object);
 // The half-open range of addresses an array touches.
 struct Extent {

@@ -7,16 +7,8 @@ namespace {
 
 constexpr const char* kBits = "mask.bits";
 
-// The memory of a mask for `elements` elements, or nullptr for None.
 uint8_t* bits_argument(py::handle object, int64_t elements, Access access) {
-  if (object.is_none()) return nullptr;
-  if (!py::isinstance<py::array>(object)) throw Rejected{kBits, "type"};
-  const auto array = py::reinterpret_borrow<py::array>(object);
-  if (array.dtype().num() != py::detail::npy_api::NPY_UBYTE_) throw Rejected{kBits, "dtype"};
-  if (array.ndim() != 1 || array.shape(0) != 8 * mask_words(elements)) throw Rejected{kBits, "shape"};
-  if (!(array.flags() & py::array::c_style)) throw Rejected{kBits, "contiguous"};
-  if (access == Access::write && !array.writeable()) throw Rejected{kBits, "writeable"};
-  return static_cast<uint8_t*>(const_cast<void*>(array.data()));
+  return bytes_argument(object, 8 * mask_words(elements), kBits, access);
 }
 
 struct Arrays {

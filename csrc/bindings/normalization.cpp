@@ -54,13 +54,6 @@ double* statistics_argument(py::handle object, int64_t channels) {
   return array.as<double>();
 }
 
-uint8_t* mask_argument(py::handle object, const ChannelSizes& sizes) {
-  if (object.is_none()) return nullptr;
-  const py::buffer_info info = object.cast<py::buffer>().request();
-  if (info.itemsize != 1 || info.size != mask_bytes(sizes)) throw Rejected{"mask", "shape"};
-  return static_cast<uint8_t*>(info.ptr);
-}
-
 py::tuple batch_norm_sizes(py::handle x, int axis) {
   const ChannelSizes sizes = sizes_of(array_argument(x, "x", Access::read), axis);
   return py::make_tuple(sizes.outer, sizes.channels, sizes.inner);
@@ -103,7 +96,7 @@ int64_t forward(py::handle x_object, py::handle gamma_object, py::handle beta_ob
   call.residual = residual.array;
   call.out = out.array;
   call.statistics = statistics_argument(statistics, call.sizes.channels);
-  call.mask = mask_argument(mask, call.sizes);
+  call.mask = bytes_argument(mask, mask_bytes(call.sizes), "mask", Access::write);
   call.training = training;
   call.eps = eps;
   call.running_decay = running_decay;
@@ -149,7 +142,7 @@ void backward(py::handle dout_object, py::handle x_object, py::handle gamma_obje
   call.gamma = gamma.array;
   call.beta = beta.array;
   call.statistics = statistics_argument(statistics, call.sizes.channels);
-  call.mask = mask_argument(mask, call.sizes);
+  call.mask = bytes_argument(mask, mask_bytes(call.sizes), "mask", Access::read);
   call.dout = dout.array;
   call.dx = out.array;
   call.dgamma = dgamma.array;

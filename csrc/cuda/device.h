@@ -20,7 +20,8 @@
 // large and 16-byte aligned. Its contents are undefined at first. Warp functions name the lanes that take part; all of
 // them must call, from the same place. sync_block is for all threads of a block: none may have returned before.
 // Vectors are Vector<T, N> of 2 to 16 bytes; the address must be a multiple of that. Counters for last_block and
-// grid_sync come from counters() of cuda/memory.h. Grids and blocks have one dimension.
+// grid_sync come from counters() of cuda/memory.h. Grids and blocks have one dimension. KITAE_UNROLL stands before a
+// loop of constant length whose arrays must stay in registers, KITAE_NO_UNROLL before one that would take too many.
 //
 // Without a GPU the same source runs on the host (cuda/stand_in.h), which checks these rules.
 #pragma once

@@ -6,6 +6,8 @@
 #include "cuda/vector.h"
 
 #define KITAE_DEVICE __device__ __forceinline__
+#define KITAE_UNROLL _Pragma("unroll")
+#define KITAE_NO_UNROLL _Pragma("unroll 1")
 #define KITAE_SHARED(T, name, n)                     \
   __shared__ __align__(16) T kitae_shared_##name[n]; \
   T* const name = kitae_shared_##name

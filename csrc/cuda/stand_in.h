@@ -14,6 +14,8 @@
 #include "cuda/vector.h"
 
 #define KITAE_DEVICE inline
+#define KITAE_UNROLL
+#define KITAE_NO_UNROLL
 #define KITAE_SHARED(T, name, n)         \
   static const char kitae_site_##name{}; \
   T* const name = static_cast<T*>(::kitae::cuda::stand_in::shared(&kitae_site_##name, sizeof(T) * (n)))

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 
 #include "ops/host_device.h"
@@ -17,9 +18,10 @@ struct Array {
   DType dtype = DType::other;
   int ndim = 0;
   int64_t size = 0;
-  const int64_t* shape = nullptr;    // ndim numbers
-  const int64_t* strides = nullptr;  // in bytes
-  bool contiguous = false;           // C order, no gaps
+  const int64_t* shape = nullptr;     // ndim numbers
+  const int64_t* strides = nullptr;   // in bytes
+  bool contiguous = false;            // C order, no gaps
+  std::shared_ptr<const void> owner;  // of shape and strides, where they are not the array's own
 
   explicit operator bool() const { return dtype != DType::other; }  // false: the optional argument is absent
   template <class T>

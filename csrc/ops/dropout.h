@@ -34,7 +34,7 @@ struct DropoutDraw {
 
   // The mask of the eight elements of a block; bit j is element 8 block + j, 1 = kept. For 0 < T < 2^32.
   KITAE_HD uint32_t keep_byte(uint64_t block) const {
-    const uint32_t upper = static_cast<uint32_t>(threshold >> 16), lower = static_cast<uint32_t>(threshold & 0xffffu);
+    const uint32_t upper = static_cast<uint32_t>(threshold >> 16);
     const PhiloxBlock first = philox(block, offset, seed);
     uint32_t kept = 0, tied = 0;
     for (int j = 0; j < kElementsPerBlock; ++j) {
@@ -42,9 +42,14 @@ struct DropoutDraw {
       kept |= (r > upper ? 1u : 0u) << j;
       tied |= (r == upper ? 1u : 0u) << j;
     }
-    if (tied == 0) return kept;
-    const PhiloxBlock second = philox(block, offset + kSecondDraw, seed);
-    for (int j = 0; j < kElementsPerBlock; ++j) kept |= (tied >> j & (half_word(second, j) >= lower ? 1u : 0u)) << j;
+    return tied == 0 ? kept : kept | (tied & keep_ties(philox(block, offset + kSecondDraw, seed)));
+  }
+
+  // What decides where the first draw is the threshold's upper half.
+  KITAE_HD uint32_t keep_ties(const PhiloxBlock& second) const {
+    const uint32_t lower = static_cast<uint32_t>(threshold & 0xffffu);
+    uint32_t kept = 0;
+    for (int j = 0; j < kElementsPerBlock; ++j) kept |= (half_word(second, j) >= lower ? 1u : 0u) << j;
     return kept;
   }
 

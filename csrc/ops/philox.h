@@ -20,21 +20,37 @@ struct PhiloxBlock {
   uint32_t word[4];
 };
 
-// The counter is (low, high) with the low half first in each; `key` likewise.
-KITAE_HD PhiloxBlock philox(uint64_t low, uint64_t high, uint64_t key) {
-  uint32_t c0 = static_cast<uint32_t>(low), c1 = static_cast<uint32_t>(low >> 32);
-  uint32_t c2 = static_cast<uint32_t>(high), c3 = static_cast<uint32_t>(high >> 32);
-  uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-  for (int round = 0; round < kPhiloxRounds; ++round) {
-    const uint64_t p0 = static_cast<uint64_t>(c0) * kPhiloxM0, p1 = static_cast<uint64_t>(c2) * kPhiloxM1;
-    c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-    c1 = static_cast<uint32_t>(p1);
-    c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-    c3 = static_cast<uint32_t>(p0);
+struct PhiloxKey {
+  uint32_t k0, k1;
+  KITAE_HD void next() {
     k0 += kPhiloxW0;
     k1 += kPhiloxW1;
   }
-  return {{c0, c1, c2, c3}};
+};
+
+KITAE_HD void philox_round(PhiloxBlock& c, const PhiloxKey& key) {
+  const uint64_t p0 = static_cast<uint64_t>(c.word[0]) * kPhiloxM0, p1 = static_cast<uint64_t>(c.word[2]) * kPhiloxM1;
+  c.word[0] = static_cast<uint32_t>(p1 >> 32) ^ c.word[1] ^ key.k0;
+  c.word[1] = static_cast<uint32_t>(p1);
+  c.word[2] = static_cast<uint32_t>(p0 >> 32) ^ c.word[3] ^ key.k1;
+  c.word[3] = static_cast<uint32_t>(p0);
+}
+
+// A 128-bit counter in two halves, each with the low word first.
+KITAE_HD PhiloxBlock philox_counter(uint64_t low, uint64_t high) {
+  return {{static_cast<uint32_t>(low), static_cast<uint32_t>(low >> 32), static_cast<uint32_t>(high),
+           static_cast<uint32_t>(high >> 32)}};
+}
+KITAE_HD PhiloxKey philox_key(uint64_t key) { return {static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)}; }
+
+KITAE_HD PhiloxBlock philox(uint64_t low, uint64_t high, uint64_t key) {
+  PhiloxBlock block = philox_counter(low, high);
+  PhiloxKey round_key = philox_key(key);
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    philox_round(block, round_key);
+    round_key.next();
+  }
+  return block;
 }
 
 }  // namespace kitae

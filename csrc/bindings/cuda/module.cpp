@@ -12,13 +12,23 @@ using namespace kitae::bindings;
 
 namespace {
 
-// What kernels found since the last call, as (code, place), or None. Waits for the device.
+#if defined(KITAE_CUDA_SIMULATED)
+std::vector<int> devices_in_use() { return {0}; }
+#else
+using kitae::bindings::devices_in_use;
+#endif
+
+// What the kernels of one device found since the last call.
+std::optional<kitae::cuda::Found> found_on(int device) {
+  const kitae::cuda::OnStream on(device, nullptr);
+  const py::gil_scoped_release released;
+  return kitae::cuda::check_flags();
+}
+
 py::object check() {
-  const NativeCall native;
-  const auto found = kitae::cuda::check_flags();
-  const py::gil_scoped_acquire held;
-  if (!found) return py::none();
-  return py::make_tuple(static_cast<int>(found->code), found->place);
+  for (const int device : devices_in_use())
+    if (const auto found = found_on(device)) return py::make_tuple(static_cast<int>(found->code), found->place);
+  return py::none();
 }
 
 }  // namespace
@@ -29,8 +39,9 @@ PYBIND11_MODULE(KITAE_MODULE, module, py::mod_gil_not_used()) {
 #define REGISTER(family) register_##family(module);
   KITAE_FAMILIES
 #undef REGISTER
-  module.def("check", &check, py::call_guard<Arguments>(),
-             "Waits for the device; (code, place) of what its kernels found since the last call, or None.");
+  module.def(
+      "check", &check, py::call_guard<Arguments>(),
+      "Waits for the devices that were used; (code, place) of what its kernels found since the last call, or None.");
 #if defined(KITAE_CUDA_SIMULATED)
   module.doc() = "kitae's CUDA backend on the host, for tests.";
   register_threads(module);
