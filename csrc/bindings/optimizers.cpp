@@ -37,6 +37,7 @@ class Plan {
       const NativeCall native;
       plan_->finish(group_count);
     }
+    device_ = device_of_arguments();
     gradients_.resize(places_.size());
     std::sort(written_.begin(), written_.end(),
               [](const Written& a, const Written& b) { return a.at.begin < b.at.begin; });
@@ -51,6 +52,7 @@ class Plan {
   // Fixes the gradient arrays; `step` with None then looks at none of them.
   void bind(const py::list& grads) {
     bound_ = false;
+    set_device_of_arguments(device_);
     read(grads);
     {
       const NativeCall native;
@@ -61,6 +63,7 @@ class Plan {
   }
 
   void refresh() {
+    set_device_of_arguments(device_);
     const NativeCall native;
     plan_->refresh();
   }
@@ -68,6 +71,7 @@ class Plan {
   void set_steps(int64_t steps) { plan_->set_steps(steps); }
 
   py::tuple result() {
+    set_device_of_arguments(device_);
     StepResult result;
     {
       const NativeCall native;
@@ -78,6 +82,7 @@ class Plan {
 
   // grads: a list with an array or None for each place, or None: the bound ones.
   py::tuple step(const py::object& grads, int64_t number, int scope, double max_norm, double eps, int nonfinite) {
+    set_device_of_arguments(device_);
     if (!grads.is_none()) {
       bound_ = false;
       read(py::reinterpret_borrow<py::list>(grads));
@@ -103,7 +108,8 @@ class Plan {
   };
   struct Written {
     Extent at;
-    py::handle array;
+    Array array;
+    py::handle object;
   };
 
   void add(py::handle parameter, py::handle master, py::handle slots, py::handle group) {
@@ -128,7 +134,7 @@ class Plan {
     held_.push_back(py::reinterpret_borrow<py::object>(object));
     if (array.size > 0) {
       const Extent at = extent(array);
-      written_.push_back({at, object});
+      written_.push_back({at, array, object});
       longest_ = std::max(longest_, at.end - at.begin);
     }
     return array;
@@ -187,8 +193,7 @@ class Plan {
     while (next != written_.begin()) {
       --next;
       if (next->at.begin + longest_ <= at.begin) break;
-      if (next->at.end > at.begin &&
-          py::module_::import("numpy").attr("shares_memory")(object, next->array).cast<bool>())
+      if (next->at.end > at.begin && overlap(array, object, next->array, next->object))
         throw Rejected{"grads", "overlap", index};
     }
   }
@@ -206,6 +211,7 @@ class Plan {
   std::vector<py::object> gradients_;  // of the call under way, or bound
   uintptr_t longest_ = 0;
   bool bound_ = false;
+  int device_ = 0;
 };
 
 }  // namespace
