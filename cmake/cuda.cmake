@@ -1,6 +1,6 @@
 # The GPU's kernels: csrc/drivers/*.cu on csrc/cuda. Twice the same sources:
 #   _cuda             by nvcc: KITAE_CUDA=AUTO (where an nvcc is found) | ON (or an error) | OFF
-#   _cuda_simulated   by the C++ compiler on csrc/cuda/stand_in.h, for tests: KITAE_SIMULATED_CUDA=ON
+#   _cuda_simulated, _cuda_on_host   by the C++ compiler on csrc/cuda/stand_in.h, for tests: KITAE_SIMULATED_CUDA=ON
 # A family (normalization, dropout, ...) belongs to them once csrc/drivers/<family>.cu exists.
 set(KITAE_CUDA AUTO CACHE STRING "Build kitae._cuda: AUTO, ON or OFF")
 set(KITAE_CUDA_ARCHITECTURES "75-virtual;90-real;90-virtual" CACHE STRING "CMAKE_CUDA_ARCHITECTURES, or 'release'")
@@ -38,13 +38,25 @@ foreach(source IN LISTS KITAE_CUDA_DRIVERS KITAE_CUDA_DEVICE)
 endforeach()
 
 if(KITAE_SIMULATED_CUDA)
-  pybind11_add_module(_cuda_simulated MODULE csrc/bindings/cuda/module.cpp csrc/bindings/array.cpp csrc/bindings/array_checks.cpp
-                      csrc/bindings/threads.cpp ${KITAE_CUDA_BINDINGS} ${simulated} ${KITAE_CUDA_HOST}
-                      csrc/cuda/stand_in.cpp csrc/cpu/threads.cpp csrc/drivers/copy.cpp)
-  kitae_cuda_module(_cuda_simulated)
-  target_compile_options(_cuda_simulated PRIVATE -O1)
-  target_compile_definitions(_cuda_simulated PRIVATE KITAE_CUDA_SIMULATED KITAE_VARIANT="simulated")
-  message(STATUS "kitae: _cuda_simulated will be built, with ${family_names}")
+  add_library(kitae_simulated OBJECT ${simulated} ${KITAE_CUDA_HOST} csrc/cuda/stand_in.cpp)
+  kitae_compile_options(kitae_simulated)
+  target_compile_options(kitae_simulated PRIVATE -O1)
+  target_compile_definitions(kitae_simulated PRIVATE KITAE_CUDA_SIMULATED)
+  set(common csrc/bindings/cuda/module.cpp csrc/bindings/array_checks.cpp ${KITAE_CUDA_BINDINGS}
+      $<TARGET_OBJECTS:kitae_simulated>)
+
+  # Takes NumPy arrays: stands in for the CPU backend.
+  pybind11_add_module(_cuda_simulated MODULE ${common} csrc/bindings/array.cpp csrc/bindings/threads.cpp
+                      csrc/cpu/threads.cpp csrc/drivers/copy.cpp)
+  # Takes arrays of a test's imitation of CuPy: kitae._cuda's own boundary.
+  pybind11_add_module(_cuda_on_host MODULE ${common} csrc/bindings/cuda/array.cpp csrc/bindings/cuda/runtime.cpp)
+  target_compile_definitions(_cuda_on_host PRIVATE KITAE_CUDA)
+  foreach(target _cuda_simulated _cuda_on_host)
+    kitae_cuda_module(${target})
+    target_compile_options(${target} PRIVATE -O1)
+    target_compile_definitions(${target} PRIVATE KITAE_CUDA_SIMULATED KITAE_VARIANT="simulated")
+  endforeach()
+  message(STATUS "kitae: _cuda_simulated and _cuda_on_host will be built, with ${family_names}")
 endif()
 
 # Where a CUDA compiler is: on PATH, or in the wheels that `pip install "cuda-toolkit[nvcc,cccl]==13.0.*"` brings.
