@@ -1,10 +1,10 @@
 #include "drivers/gradients.h"
 
 #include <algorithm>
+#include <memory>
 #include <numeric>
 
 #include "bindings/array.h"
-#include "ops/global_norm.h"
 
 namespace kitae::bindings {
 namespace {
@@ -13,8 +13,6 @@ namespace {
 class Gradients {
  public:
   explicit Gradients(const py::list& gradients, Access access) {
-    list_.clear();
-    places_.clear();
     const auto count = static_cast<int64_t>(gradients.size());
     for (int64_t i = 0; i < count; ++i) {
       const py::handle object = PyList_GET_ITEM(gradients.ptr(), i);
@@ -25,11 +23,10 @@ class Gradients {
       places_.push_back(i);
     }
     if (access == Access::write) drop_repeated();
-    for (const Array& array : arrays_) list_.add().assign(array);
-    list_.finish();
+    for (size_t i = 0; i < arrays_.size(); ++i) list_->add(places_[i]).assign(arrays_[i]);
   }
 
-  TensorList& list() { return list_; }
+  TensorList& list() { return *list_; }
   // The place in the user's list of the kept array i.
   int64_t place(int64_t i) const { return i < 0 ? i : places_[static_cast<size_t>(i)]; }
   const std::vector<int64_t>& places() const { return places_; }
@@ -75,52 +72,57 @@ class Gradients {
            std::equal(a.shape, a.shape + a.ndim, b.shape) && std::equal(a.strides, a.strides + a.ndim, b.strides);
   }
 
-  TensorList list_;
+  std::unique_ptr<TensorList> list_ = make_tensor_list();
   std::vector<Array> arrays_;
   std::vector<py::object> held_;
   std::vector<int64_t> places_;
 };
 
-py::tuple measure(const py::list& grads, bool zero_nonfinite) {
-  Gradients gradients(grads, Access::read);
-  const Norms* norms = nullptr;
-  {
-    const NativeCall native;
-    norms = &gradients.list().measure(zero_nonfinite);
-  }
-  return py::make_tuple(norms->of_all(), gradients.place(norms->first_nonfinite()));
+// Memory for the norm of all and of every place, or nullptr.
+double* memory_for(py::handle norms, const py::list& grads) {
+  const Array array = optional_array_argument(norms, "norms", Access::write);
+  if (!array) return nullptr;
+  require_dtype(array, DType::float64, "norms");
+  require_contiguous(array, "norms");
+  require_vector(array, 1 + static_cast<int64_t>(grads.size()), "norms");
+  return array.as<double>();
 }
 
-py::tuple clip(const py::list& grads, double max_norm, double eps, int nonfinite, int scope) {
-  Gradients gradients(grads, Access::write);
-  const auto rule = static_cast<Nonfinite>(nonfinite);
-  const bool zero = rule == Nonfinite::zero;
-  const Norms* norms = nullptr;
+py::tuple measure(const py::list& grads, bool zero_nonfinite, const py::object& norms) {
+  Gradients gradients(grads, Access::read);
+  double* const memory = memory_for(norms, grads);
+  const Norms* found = nullptr;
   {
     const NativeCall native;
-    norms = &gradients.list().measure(zero);
-    const bool stop = norms->first_nonfinite() >= 0 && (rule == Nonfinite::raise || rule == Nonfinite::skip);
-    if (!stop) {
-      std::vector<double> factors;
-      if (static_cast<Scope>(scope) == Scope::tensor)
-        for (const double norm : norms->of_tensors()) factors.push_back(clip_factor(norm, max_norm, eps));
-      else
-        factors.push_back(clip_factor(norms->of_all(), max_norm, eps));
-      const bool all_one = std::all_of(factors.begin(), factors.end(), [](double factor) { return factor == 1.0; });
-      if (!all_one || zero) gradients.list().scale(factors, zero);
-    }
+    gradients.list().finish();
+    found = &gradients.list().measure(zero_nonfinite, memory);
+  }
+  return py::make_tuple(found->of_all, gradients.place(found->first_nonfinite));
+}
+
+py::tuple clip(const py::list& grads, double max_norm, double eps, int nonfinite, int scope, const py::object& norms) {
+  Gradients gradients(grads, Access::write);
+  double* const memory = memory_for(norms, grads);
+  const Norms* found = nullptr;
+  {
+    const NativeCall native;
+    gradients.list().finish();
+    found =
+        &gradients.list().clip({static_cast<Scope>(scope), max_norm, eps}, static_cast<Nonfinite>(nonfinite), memory);
   }
   py::list of_tensors;
-  for (size_t i = 0, next = 0; i < grads.size(); ++i) {
-    const bool here = next < gradients.places().size() && gradients.places()[next] == static_cast<int64_t>(i);
-    of_tensors.append(here ? norms->of_tensors()[next++] : 0.0);
-  }
-  return py::make_tuple(norms->of_all(), gradients.place(norms->first_nonfinite()), of_tensors);
+  if (!memory)
+    for (size_t i = 0, next = 0; i < grads.size(); ++i) {
+      const bool here = next < gradients.places().size() && gradients.places()[next] == static_cast<int64_t>(i);
+      of_tensors.append(here ? found->of_tensors[next++] : 0.0);
+    }
+  return py::make_tuple(found->of_all, gradients.place(found->first_nonfinite), of_tensors);
 }
 
 void clip_by_value(const py::list& grads, double limit) {
   Gradients gradients(grads, Access::write);
   const NativeCall native;
+  gradients.list().finish();
   gradients.list().clip_value(limit);
 }
 
@@ -128,10 +130,12 @@ void clip_by_value(const py::list& grads, double limit) {
 
 void register_gradients(py::module_& module) {
   module.def("global_norm", &measure, py::call_guard<Arguments>(), py::arg("grads"), py::arg("zero_nonfinite"),
-             "(norm, place of the first non-finite gradient or -1).");
+             py::arg("norms"),
+             "(norm, place of the first non-finite gradient or -1); norms: a float64 vector for the norm of all and of "
+             "each gradient, with which a GPU is not waited for.");
   module.def("clip_grad_norm", &clip, py::call_guard<Arguments>(), py::arg("grads"), py::arg("max_norm"),
-             py::arg("eps"), py::arg("nonfinite"), py::arg("scope"),
-             "In place; (norm, place of the first non-finite gradient or -1, norm of each).");
+             py::arg("eps"), py::arg("nonfinite"), py::arg("scope"), py::arg("norms"),
+             "In place; (norm, place of the first non-finite gradient or -1, norm of each without `norms`).");
   module.def("clip_grad_value", &clip_by_value, py::call_guard<Arguments>(), py::arg("grads"), py::arg("limit"),
              "In place.");
 }

@@ -10,6 +10,9 @@ namespace kitae::bindings {
 
 // The guard of every bound function (py::call_guard<Arguments>): what its arrays have in common. On the CPU nothing.
 struct Arguments {};
+// The device of this call's arrays, for later calls that name none of them. On the CPU there is but one.
+inline int device_of_arguments() { return 0; }
+inline void set_device_of_arguments(int /*device*/) {}
 
 // Around the native part of a call: the GIL is released, the floating-point mode fixed.
 struct NativeCall {

@@ -28,10 +28,16 @@ class Plan {
       Place next{parameter, static_cast<int64_t>(views.size()), {}};
       if (!pair[1].is_none())
         for (const py::handle axis : pair[1].cast<py::list>()) next.axes.push_back(axis.cast<int64_t>());
+      if (views.empty())
+        plan_->parameters()[static_cast<size_t>(parameter)].place = static_cast<int64_t>(places_.size());
       views.emplace_back();
       places_.push_back(std::move(next));
     }
-    plan_->finish(group_count);
+    {
+      const NativeCall native;
+      plan_->finish(group_count);
+    }
+    device_ = device_of_arguments();
     gradients_.resize(places_.size());
     std::sort(written_.begin(), written_.end(),
               [](const Written& a, const Written& b) { return a.at.begin < b.at.begin; });
@@ -46,12 +52,37 @@ class Plan {
   // Fixes the gradient arrays; `step` with None then looks at none of them.
   void bind(const py::list& grads) {
     bound_ = false;
+    set_device_of_arguments(device_);
     read(grads);
+    {
+      const NativeCall native;
+      plan_->gradients_changed();
+      plan_->refresh();
+    }
     bound_ = true;
+  }
+
+  void refresh() {
+    set_device_of_arguments(device_);
+    const NativeCall native;
+    plan_->refresh();
+  }
+
+  void set_steps(int64_t steps) { plan_->set_steps(steps); }
+
+  py::tuple result() {
+    set_device_of_arguments(device_);
+    StepResult result;
+    {
+      const NativeCall native;
+      result = plan_->result();
+    }
+    return py::make_tuple(result.written, result.norm, result.nonfinite_elements, result.first_nonfinite, result.steps);
   }
 
   // grads: a list with an array or None for each place, or None: the bound ones.
   py::tuple step(const py::object& grads, int64_t number, int scope, double max_norm, double eps, int nonfinite) {
+    set_device_of_arguments(device_);
     if (!grads.is_none()) {
       bound_ = false;
       read(py::reinterpret_borrow<py::list>(grads));
@@ -61,6 +92,7 @@ class Plan {
     StepResult result;
     {
       const NativeCall native;
+      if (!bound_) plan_->gradients_changed();
       result = plan_->step(number, {static_cast<Scope>(scope), max_norm, eps}, static_cast<Nonfinite>(nonfinite));
     }
     if (!bound_) release();
@@ -76,7 +108,8 @@ class Plan {
   };
   struct Written {
     Extent at;
-    py::handle array;
+    Array array;
+    py::handle object;
   };
 
   void add(py::handle parameter, py::handle master, py::handle slots, py::handle group) {
@@ -101,7 +134,7 @@ class Plan {
     held_.push_back(py::reinterpret_borrow<py::object>(object));
     if (array.size > 0) {
       const Extent at = extent(array);
-      written_.push_back({at, object});
+      written_.push_back({at, array, object});
       longest_ = std::max(longest_, at.end - at.begin);
     }
     return array;
@@ -130,7 +163,7 @@ class Plan {
   }
 
   void read_one(const Place& place, py::handle object, int64_t index) {
-    cpu::View& view =
+    View& view =
         plan_->parameters()[static_cast<size_t>(place.parameter)].gradients[static_cast<size_t>(place.gradient)];
     view.dtype = DType::other;
     if (object.is_none()) return;
@@ -160,8 +193,7 @@ class Plan {
     while (next != written_.begin()) {
       --next;
       if (next->at.begin + longest_ <= at.begin) break;
-      if (next->at.end > at.begin &&
-          py::module_::import("numpy").attr("shares_memory")(object, next->array).cast<bool>())
+      if (next->at.end > at.begin && overlap(array, object, next->array, next->object))
         throw Rejected{"grads", "overlap", index};
     }
   }
@@ -179,6 +211,7 @@ class Plan {
   std::vector<py::object> gradients_;  // of the call under way, or bound
   uintptr_t longest_ = 0;
   bool bound_ = false;
+  int device_ = 0;
 };
 
 }  // namespace
@@ -194,7 +227,12 @@ void register_optimizers(py::module_& module) {
       .def("bound", &Plan::bound, "Whether gradient arrays are fixed.")
       .def("step", &Plan::step, py::call_guard<Arguments>(), py::arg("grads"), py::arg("number"), py::arg("scope"),
            py::arg("max_norm"), py::arg("eps"), py::arg("nonfinite"),
-           "One update; (written, norm, count of non-finite elements, first parameter with one).");
+           "One update; (written, norm, count of non-finite elements, first parameter with one); -1: not waited for.")
+      .def("result", &Plan::result, py::call_guard<Arguments>(),
+           "What the last step saw, as step gives it, and the number of steps; waits for a GPU.")
+      .def("set_steps", &Plan::set_steps, py::arg("steps"), "Sets the number of steps written so far.")
+      .def("refresh", &Plan::refresh, py::call_guard<Arguments>(),
+           "Brings changed numbers to where a captured step reads them.");
 }
 
 }  // namespace kitae::bindings

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "cpu/convert.h"
-#include "cpu/view.h"
+#include "drivers/view.h"
 
 namespace kitae::cpu {
 

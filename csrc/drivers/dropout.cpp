@@ -92,7 +92,7 @@ void keep_row(T* to, const T* from, int64_t count, int64_t word, const Words& wo
 }
 
 template <class T, class Source>
-void apply(const cpu::View& x, const cpu::View& y, const Source& source, uint8_t* bits, double keep_scale) {
+void apply(const View& x, const View& y, const Source& source, uint8_t* bits, double keep_scale) {
   const T scale = static_cast<T>(keep_scale);
   for_each_unit(x.size, [&](int64_t begin, int64_t end) {
     const auto words = source.at(begin / kElementsPerWord);
@@ -113,7 +113,7 @@ void apply(const cpu::View& x, const cpu::View& y, const Source& source, uint8_t
 
 template <class Source>
 void apply(const Array& x, const Array& y, const Source& source, uint8_t* bits, double keep_scale) {
-  cpu::View from, to;
+  View from, to;
   from.assign(x);
   to.assign(y);
   if (x.dtype == DType::float64)

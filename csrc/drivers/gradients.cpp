@@ -1,6 +1,10 @@
 #include "drivers/gradients.h"
 
-#include "drivers/norms.h"
+#include <algorithm>
+
+#include "cpu/norms.h"
+#include "cpu/rows.h"
+#include "ops/global_norm.h"
 #include "ops/gradient_terms.h"
 
 namespace kitae {
@@ -8,7 +12,7 @@ namespace {
 
 // Calls use(values, count) with the elements of a view, as they lie or through a buffer of the arithmetic type.
 template <class Use>
-void read_rows(const cpu::View& view, int64_t begin, int64_t count, bool zero_nonfinite, Use use) {
+void read_rows(const View& view, int64_t begin, int64_t count, bool zero_nonfinite, Use use) {
   visit_dtype(view.dtype, [&](auto zero) {
     using T = Compute<decltype(zero)>;
     const T* values = zero_nonfinite ? nullptr : cpu::direct<T>(view, begin);
@@ -24,64 +28,102 @@ void read_rows(const cpu::View& view, int64_t begin, int64_t count, bool zero_no
   });
 }
 
+class CpuTensorList final : public TensorList {
+ public:
+  void finish() override {
+    tiles_.assign(static_cast<int64_t>(views_.size()), [&](int64_t i) { return views_[static_cast<size_t>(i)].size; });
+    has_float64_ = false;
+    for (const View& view : views_) has_float64_ = has_float64_ || view.dtype == DType::float64;
+  }
+
+  const Norms& measure(bool zero_nonfinite, double* norms) override {
+    measure(zero_nonfinite);
+    write(norms);
+    return norms_.get();
+  }
+
+  const Norms& clip(const Scaling& scaling, Nonfinite rule, double* norms) override {
+    const bool zero = rule == Nonfinite::zero;
+    measure(zero);
+    write(norms);
+    const bool must_stop = rule == Nonfinite::raise || rule == Nonfinite::skip;
+    if (must_stop && norms_.get().first_nonfinite >= 0) return norms_.get();
+    std::vector<double> factors;
+    if (scaling.scope == Scope::tensor)
+      for (const double norm : norms_.get().of_tensors)
+        factors.push_back(gradient_factor(norm, scaling.max_norm, scaling.eps));
+    else
+      factors.push_back(gradient_factor(norms_.get().of_all, scaling.max_norm, scaling.eps));
+    const bool all_one = std::all_of(factors.begin(), factors.end(), [](double factor) { return factor == 1.0; });
+    if (!all_one || zero) scale(factors, zero);
+    return norms_.get();
+  }
+
+  void clip_value(double limit) override {
+    change([&](int64_t /*tensor*/, auto zero) {
+      using T = decltype(zero);
+      return [high = static_cast<T>(limit)](T value) {
+        const T below = value < -high ? -high : value;
+        return below > high ? high : below;
+      };
+    });
+  }
+
+ private:
+  void measure(bool zero_nonfinite) {
+    norms_.measure(tiles_, has_float64_, [&](int64_t tensor, int64_t begin, int64_t count, auto use) {
+      read_rows(views_[static_cast<size_t>(tensor)], begin, count, zero_nonfinite, use);
+    });
+  }
+
+  void write(double* norms) const {
+    if (!norms) return;
+    norms[0] = norms_.get().of_all;
+    for (size_t i = 0; i < places_.size(); ++i) norms[1 + places_[i]] = norms_.get().of_tensors[i];
+  }
+
+  void scale(const std::vector<double>& factors, bool zero_nonfinite) {
+    const bool one = factors.size() == 1;
+    change([&](int64_t tensor, auto zero) {
+      using T = decltype(zero);
+      const T factor = static_cast<T>(factors[one ? 0 : static_cast<size_t>(tensor)]);
+      return [factor, zero_nonfinite](T value) {
+        const T scaled = value * factor;
+        return zero_nonfinite && nonfinite(value) ? T(0) : scaled;
+      };
+    });
+  }
+
+  // change(tensor, value) -> value, in place over the whole list.
+  template <class Change>
+  void change(Change change) {
+    tiles_.for_each_piece([&](const cpu::Tiles::Piece& piece) {
+      const View& view = views_[static_cast<size_t>(piece.tensor)];
+      visit_dtype(view.dtype, [&](auto zero) {
+        using T = Compute<decltype(zero)>;
+        const auto element = change(piece.tensor, T(0));
+        if (T* values = cpu::direct<T>(view, piece.begin)) {
+          for (int64_t i = 0; i < piece.count; ++i) values[i] = element(values[i]);
+          return;
+        }
+        T row[cpu::kRow];
+        for (int64_t done = 0; done < piece.count; done += cpu::kRow) {
+          const int64_t length = piece.count - done < cpu::kRow ? piece.count - done : cpu::kRow;
+          cpu::read_row(row, view, piece.begin + done, length);
+          for (int64_t i = 0; i < length; ++i) row[i] = element(row[i]);
+          cpu::write_row(view, piece.begin + done, row, length);
+        }
+      });
+    });
+  }
+
+  cpu::Tiles tiles_;
+  cpu::ListNorms norms_;
+  bool has_float64_ = false;
+};
+
 }  // namespace
 
-void TensorList::finish() {
-  tiles_.assign(static_cast<int64_t>(views_.size()), [&](int64_t i) { return views_[static_cast<size_t>(i)].size; });
-  has_float64_ = false;
-  for (const cpu::View& view : views_) has_float64_ = has_float64_ || view.dtype == DType::float64;
-}
-
-const Norms& TensorList::measure(bool zero_nonfinite) {
-  norms_.measure(tiles_, has_float64_, [&](int64_t tensor, int64_t begin, int64_t count, auto use) {
-    read_rows(views_[static_cast<size_t>(tensor)], begin, count, zero_nonfinite, use);
-  });
-  return norms_;
-}
-
-// change(tensor, value) -> value, in place over the whole list.
-template <class Change>
-void TensorList::change(Change change) {
-  tiles_.for_each_piece([&](const cpu::Tiles::Piece& piece) {
-    const cpu::View& view = views_[static_cast<size_t>(piece.tensor)];
-    visit_dtype(view.dtype, [&](auto zero) {
-      using T = Compute<decltype(zero)>;
-      const auto element = change(piece.tensor, T(0));
-      if (T* values = cpu::direct<T>(view, piece.begin)) {
-        for (int64_t i = 0; i < piece.count; ++i) values[i] = element(values[i]);
-        return;
-      }
-      T row[cpu::kRow];
-      for (int64_t done = 0; done < piece.count; done += cpu::kRow) {
-        const int64_t length = piece.count - done < cpu::kRow ? piece.count - done : cpu::kRow;
-        cpu::read_row(row, view, piece.begin + done, length);
-        for (int64_t i = 0; i < length; ++i) row[i] = element(row[i]);
-        cpu::write_row(view, piece.begin + done, row, length);
-      }
-    });
-  });
-}
-
-void TensorList::scale(const std::vector<double>& factors, bool zero_nonfinite) {
-  const bool one = factors.size() == 1;
-  change([&](int64_t tensor, auto zero) {
-    using T = decltype(zero);
-    const T factor = static_cast<T>(factors[one ? 0 : static_cast<size_t>(tensor)]);
-    return [factor, zero_nonfinite](T value) {
-      const T scaled = value * factor;
-      return zero_nonfinite && nonfinite(value) ? T(0) : scaled;
-    };
-  });
-}
-
-void TensorList::clip_value(double limit) {
-  change([&](int64_t /*tensor*/, auto zero) {
-    using T = decltype(zero);
-    return [high = static_cast<T>(limit)](T value) {
-      const T below = value < -high ? -high : value;
-      return below > high ? high : below;
-    };
-  });
-}
+std::unique_ptr<TensorList> make_tensor_list() { return std::make_unique<CpuTensorList>(); }
 
 }  // namespace kitae

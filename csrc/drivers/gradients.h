@@ -2,62 +2,58 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
-#include "cpu/tiles.h"
-#include "cpu/view.h"
 #include "drivers/nonfinite.h"
+#include "drivers/view.h"
 
 namespace kitae {
 
 // Over what a norm is taken.
 enum class Scope : int { none = 0, all = 1, tensor = 2 };
 
-// Norms of a list whose rows are made by `read_row(tensor, begin, count, buffer)` -> pointer to double or float rows.
-// Owns its workspace.
-class Norms {
- public:
-  // After `measure`: the norm of each tensor and of all.
-  const std::vector<double>& of_tensors() const { return tensors_; }
-  double of_all() const { return all_; }
-  // The first tensor with an infinite or NaN element, -1 without one. With zero_nonfinite it is always -1.
-  int64_t first_nonfinite() const { return first_nonfinite_; }
-
-  // row(piece.tensor, begin, count, buffer, use): calls use(pointer, count) with the row's values.
-  template <class Row>
-  void measure(const cpu::Tiles& tiles, bool has_float64, Row row);
-
- private:
-  std::vector<double> partial_, tensors_, scales_;
-  double all_ = 0;
-  int64_t first_nonfinite_ = -1;
+// How gradients are scaled.
+struct Scaling {
+  Scope scope = Scope::none;  // over what the norm is taken; none: no norm
+  double max_norm = 0;        // clip to it; 0: divide by the norm (a norm of 0 gives no update)
+  double eps = 0;             // added to the norm when clipping
 };
 
-// A list of arrays to read or change, with the workspace of the calls below; made anew for every call, memory kept.
+struct Norms {
+  double of_all = 0;
+  std::vector<double> of_tensors;
+  int64_t first_nonfinite = -1;  // the first tensor with an infinite or NaN element; -1 without one, or not known yet
+};
+
+// A list of arrays to read or change, made anew for every call.
+// `norms`: memory for the norm of all and then of every place in the user's list, where a GPU is not waited for and the
+// Norms that come back say nothing; or nullptr: the Norms that come back have them.
 class TensorList {
  public:
-  void clear() { views_.clear(); }
-  cpu::View& add() {
+  virtual ~TensorList() = default;
+
+  // `place`: in the user's list, which may have more of them.
+  View& add(int64_t place) {
+    places_.push_back(place);
     views_.emplace_back();
     return views_.back();
   }
-  void finish();  // after the last add
+  const std::vector<int64_t>& places() const { return places_; }
 
-  const Norms& measure(bool zero_nonfinite);
-  // g *= factors[i] (one factor for all: factors has one element), rounded once; 1 leaves a tensor unread.
-  void scale(const std::vector<double>& factors, bool zero_nonfinite);
+  virtual void finish() = 0;  // after the last add
+  virtual const Norms& measure(bool zero_nonfinite, double* norms) = 0;
+  // g *= factor, rounded once; a factor of 1 leaves a tensor unread. With `raise` and `skip` nothing is written where
+  // an element is not finite.
+  virtual const Norms& clip(const Scaling& scaling, Nonfinite rule, double* norms) = 0;
   // g = min(max(g, -limit), limit); NaN stays NaN.
-  void clip_value(double limit);
-  const std::vector<cpu::View>& views() const { return views_; }
+  virtual void clip_value(double limit) = 0;
 
- private:
-  template <class Change>
-  void change(Change change);
-
-  std::vector<cpu::View> views_;
-  cpu::Tiles tiles_;
-  Norms norms_;
-  bool has_float64_ = false;
+ protected:
+  std::vector<View> views_;
+  std::vector<int64_t> places_;
 };
+
+std::unique_ptr<TensorList> make_tensor_list();
 
 }  // namespace kitae

@@ -3,38 +3,16 @@
 #include <atomic>
 #include <limits>
 
-#include "drivers/norms.h"
-#include "ops/adam.h"
-#include "ops/adamax.h"
-#include "ops/adaptive_gradient.h"
-#include "ops/gradient_descent.h"
+#include "cpu/norms.h"
+#include "cpu/rows.h"
+#include "cpu/tiles.h"
+#include "drivers/optimizer_numbers.h"
+#include "drivers/optimizer_rules.h"
+#include "ops/global_norm.h"
 #include "ops/gradient_terms.h"
 
 namespace kitae {
 namespace {
-
-// What every rule has beside its own hyperparameters.
-struct CommonNumbers {
-  double weight_keep = 1, l2 = 0, l1 = 0;
-
-  template <class Visit>
-  static void fields(Visit visit) {
-    visit("weight_keep", &CommonNumbers::weight_keep);
-    visit("l2", &CommonNumbers::l2);
-    visit("l1", &CommonNumbers::l1);
-  }
-};
-
-template <class Numbers>
-bool set_field(Numbers& numbers, const std::string& name, double value) {
-  bool found = false;
-  Numbers::fields([&](const char* field, double Numbers::* member) {
-    if (name != field) return;
-    numbers.*member = value;
-    found = true;
-  });
-  return found;
-}
 
 // The update of rows that lie in memory as arithmetic type. Returns the number of non-finite gradient elements.
 template <class Rule, class T>
@@ -66,7 +44,7 @@ template <class T>
 [[gnu::noinline]] void read_gradient(T* row, const OptimizerPlan::Parameter& parameter, int64_t begin, int64_t count) {
   bool first = true;
   T more[cpu::kRow];
-  for (const cpu::View& gradient : parameter.gradients) {
+  for (const View& gradient : parameter.gradients) {
     if (gradient.dtype == DType::other) continue;
     cpu::read_row(first ? row : more, gradient, begin, count);
     if (!first)
@@ -107,24 +85,44 @@ class RulePlan final : public OptimizerPlan {
   }
 
   StepResult step(int64_t number, const Scaling& scaling, Nonfinite rule) override {
+    return result_ = step_now(number, scaling, rule);
+  }
+  StepResult result() override { return result_; }
+  void set_steps(int64_t steps) override { result_.steps = steps; }
+  void gradients_changed() override {}
+  void refresh() override {}
+
+  void finish(int64_t groups) override {
+    groups_.resize(static_cast<size_t>(groups));
+    tiles_.assign(static_cast<int64_t>(parameters_.size()),
+                  [&](int64_t i) { return parameters_[static_cast<size_t>(i)].value.size; });
+    for (const Parameter& parameter : parameters_)
+      has_float64_ = has_float64_ || parameter.value.dtype == DType::float64;
+  }
+
+ private:
+  StepResult step_now(int64_t number, const Scaling& scaling, Nonfinite rule) {
     StepResult result;
+    result.steps = number;
     result.norm = std::numeric_limits<double>::quiet_NaN();
     const bool zero = rule == Nonfinite::zero;
     const bool must_know = rule == Nonfinite::raise || rule == Nonfinite::skip;
     factors_.assign(1, 1.0);
     if (scaling.scope != Scope::none || must_know) {
       measure(zero);
-      result.norm = norms_.of_all();
-      result.first_nonfinite = norms_.first_nonfinite();
+      result.norm = norms_.get().of_all;
+      result.first_nonfinite = norms_.get().first_nonfinite;
       if (must_know && result.first_nonfinite >= 0) {
         result.written = false;
+        result.steps = number - 1;
         return result;
       }
     }
-    if (scaling.scope == Scope::all) factors_[0] = factor(norms_.of_all(), scaling);
+    if (scaling.scope == Scope::all) factors_[0] = gradient_factor(norms_.get().of_all, scaling.max_norm, scaling.eps);
     if (scaling.scope == Scope::tensor) {
       factors_.clear();
-      for (const double norm : norms_.of_tensors()) factors_.push_back(factor(norm, scaling));
+      for (const double norm : norms_.get().of_tensors)
+        factors_.push_back(gradient_factor(norm, scaling.max_norm, scaling.eps));
     }
     for (Group& group : groups_) group.prepare(number);
     std::atomic<int64_t> bad{0};
@@ -136,10 +134,6 @@ class RulePlan final : public OptimizerPlan {
     return result;
   }
 
- protected:
-  void resize_groups(int64_t groups) override { groups_.resize(static_cast<size_t>(groups)); }
-
- private:
   // What the update of one type reads, rounded to it once a step.
   template <class T>
   struct Rounded {
@@ -172,11 +166,6 @@ class RulePlan final : public OptimizerPlan {
         return as_float;
     }
   };
-
-  static double factor(double norm, const Scaling& scaling) {
-    if (scaling.max_norm > 0) return clip_factor(norm, scaling.max_norm, scaling.eps);
-    return norm == 0.0 ? 0.0 : 1.0 / norm;
-  }
 
   void measure(bool zero) {
     norms_.measure(tiles_, has_float64_, [&](int64_t tensor, int64_t begin, int64_t count, auto use) {
@@ -273,46 +262,15 @@ class RulePlan final : public OptimizerPlan {
   }
 
   std::vector<Group> groups_;
-};
-
-template <class Rule>
-std::unique_ptr<OptimizerPlan> make() {
-  return std::make_unique<RulePlan<Rule>>();
-}
-
-struct NamedRule {
-  const char* name;
-  std::unique_ptr<OptimizerPlan> (*make)();
-};
-
-constexpr NamedRule kRules[] = {
-    {"gradient_descent", make<GradientDescent>},
-    {"velocity", make<Velocity>},
-    {"nesterov", make<Nesterov>},
-    {"adagrad", make<AdaGrad>},
-    {"adadelta", make<AdaDelta>},
-    {"rmsprop", make<RMSPropRule<false, false>>},
-    {"rmsprop_centered", make<RMSPropRule<true, false>>},
-    {"rmsprop_velocity", make<RMSPropRule<false, true>>},
-    {"rmsprop_centered_velocity", make<RMSPropRule<true, true>>},
-    {"adam", make<Adam>},
-    {"amsgrad", make<AMSGrad>},
-    {"adamax", make<AdaMax>},
+  cpu::Tiles tiles_;
+  cpu::ListNorms norms_;
+  std::vector<double> factors_;
+  bool has_float64_ = false;
+  StepResult result_;
 };
 
 }  // namespace
 
-void OptimizerPlan::finish(int64_t groups) {
-  resize_groups(groups);
-  tiles_.assign(static_cast<int64_t>(parameters_.size()),
-                [&](int64_t i) { return parameters_[static_cast<size_t>(i)].value.size; });
-  for (const Parameter& parameter : parameters_) has_float64_ = has_float64_ || parameter.value.dtype == DType::float64;
-}
-
-std::unique_ptr<OptimizerPlan> make_optimizer_plan(const std::string& rule) {
-  for (const NamedRule& named : kRules)
-    if (rule == named.name) return named.make();
-  return nullptr;
-}
+std::unique_ptr<OptimizerPlan> make_optimizer_plan(const std::string& rule) { return make_rule_plan<RulePlan>(rule); }
 
 }  // namespace kitae

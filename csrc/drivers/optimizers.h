@@ -16,25 +16,20 @@ struct StepResult {
   double norm = 0;                 // over all gradients; NaN where no norm was asked for
   int64_t nonfinite_elements = 0;  // infinite and NaN elements of the gradients, where the step wrote
   int64_t first_nonfinite = -1;    // parameter, where a norm was taken
-};
-
-// How gradients are scaled before the update.
-struct Scaling {
-  Scope scope = Scope::none;  // over what the norm is taken; none: no norm
-  double max_norm = 0;        // clip to it; 0: divide by the norm (a norm of 0 gives no update)
-  double eps = 0;             // added to the norm when clipping
+  int64_t steps = 0;               // updates written so far
 };
 
 class OptimizerPlan {
  public:
   struct Parameter {
-    cpu::View value;
-    cpu::View master;                  // float32 copy of a 16-bit parameter; absent: size 0 and no data
-    std::vector<cpu::View> slots;      // state, of the arithmetic type, contiguous
-    std::vector<cpu::View> gradients;  // one for each place in the user's list; an absent one has dtype other
+    View value;
+    View master;                  // float32 copy of a 16-bit parameter; absent: size 0 and no data
+    std::vector<View> slots;      // state, of the arithmetic type, contiguous
+    std::vector<View> gradients;  // one for each place in the user's list; an absent one has dtype other
     int64_t group = 0;
+    int64_t place = -1;  // of its first gradient in the user's list
     bool active() const {
-      for (const cpu::View& gradient : gradients)
+      for (const View& gradient : gradients)
         if (gradient.dtype != DType::other) return true;
       return false;
     }
@@ -44,23 +39,26 @@ class OptimizerPlan {
   virtual int slots() const = 0;
   // Sets a group's number by name; false where the rule has none of that name.
   virtual bool set_number(int64_t group, const std::string& name, double value) = 0;
+  // On a GPU nothing is waited for, and the result is "nothing known": NaN and -1.
   virtual StepResult step(int64_t number, const Scaling& scaling, Nonfinite rule) = 0;
+  // What the last step saw; on a GPU this waits for it.
+  virtual StepResult result() = 0;
+  // Updates written so far, where the caller knows better (a loaded state): the next step's number is one more.
+  virtual void set_steps(int64_t steps) = 0;
+  // After a change of parameters()[...].gradients.
+  virtual void gradients_changed() = 0;
+  // Brings what changed since the last step to where the next one reads it, on a GPU: a captured step replays with it.
+  virtual void refresh() = 0;
 
   void add_parameter(Parameter parameter) { parameters_.push_back(std::move(parameter)); }
-  void finish(int64_t groups);  // after the last parameter
+  virtual void finish(int64_t groups) = 0;  // after the last parameter
   std::vector<Parameter>& parameters() { return parameters_; }
 
  protected:
-  virtual void resize_groups(int64_t groups) = 0;
-
   std::vector<Parameter> parameters_;
-  cpu::Tiles tiles_;
-  Norms norms_;
-  std::vector<double> factors_;
-  bool has_float64_ = false;
 };
 
-// The names are those of kRules (optimizers.cpp); null for another one.
+// The names are those of optimizer_rules.h; null for another one.
 std::unique_ptr<OptimizerPlan> make_optimizer_plan(const std::string& rule);
 
 }  // namespace kitae

@@ -38,7 +38,7 @@ struct AdamRule {
   struct Scalars {
     T beta1, gain1, beta2, gain2, step_size, eps;
 
-    Scalars(const Hyperparameters& h, int64_t step) {
+    KITAE_HD Scalars(const Hyperparameters& h, int64_t step) {
       const double root = square_root(bias_correction(h.beta2, step));
       beta1 = static_cast<T>(h.beta1);
       gain1 = static_cast<T>(1.0 - h.beta1);

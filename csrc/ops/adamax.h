@@ -18,7 +18,7 @@ struct AdaMax {
   struct Scalars {
     T beta1, gain1, beta2, step_size, eps;
 
-    Scalars(const Hyperparameters& h, int64_t step)
+    KITAE_HD Scalars(const Hyperparameters& h, int64_t step)
         : beta1(static_cast<T>(h.beta1)),
           gain1(static_cast<T>(1.0 - h.beta1)),
           beta2(static_cast<T>(h.beta2)),

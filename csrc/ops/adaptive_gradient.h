@@ -34,7 +34,7 @@ template <class T>
 struct AdaptiveScalars {
   T learning_rate, rho, gain, eps_inside, eps_outside, velocity_keep, velocity_gain, parameter_gain;
 
-  AdaptiveScalars(const AdaptiveHyperparameters& h, int64_t /*step*/)
+  KITAE_HD AdaptiveScalars(const AdaptiveHyperparameters& h, int64_t /*step*/)
       : learning_rate(static_cast<T>(h.learning_rate)),
         rho(static_cast<T>(h.rho)),
         gain(static_cast<T>(1.0 - h.rho)),

@@ -31,4 +31,10 @@ KITAE_HD double clip_factor(double norm, double max_norm, double eps) {
   return factor >= 1.0 ? 1.0 : factor;
 }
 
+// What gradients are multiplied by: clipped to max_norm or, where that is 0, divided by their norm (0 by a norm of 0).
+KITAE_HD double gradient_factor(double norm, double max_norm, double eps) {
+  if (max_norm > 0) return clip_factor(norm, max_norm, eps);
+  return norm == 0.0 ? 0.0 : 1.0 / norm;
+}
+
 }  // namespace kitae

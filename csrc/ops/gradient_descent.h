@@ -32,7 +32,7 @@ template <class T>
 struct GradientDescentScalars {
   T velocity_keep, velocity_gain, parameter_gain, gradient_gain;
 
-  GradientDescentScalars(const GradientDescentHyperparameters& h, int64_t /*step*/)
+  KITAE_HD GradientDescentScalars(const GradientDescentHyperparameters& h, int64_t /*step*/)
       : velocity_keep(static_cast<T>(h.velocity_keep)),
         velocity_gain(static_cast<T>(h.velocity_gain)),
         parameter_gain(static_cast<T>(h.parameter_gain)),

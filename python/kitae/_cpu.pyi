@@ -48,9 +48,21 @@ class OptimizerPlan:
         """
         Whether gradient arrays are fixed.
         """
+    def refresh(self) -> None:
+        """
+        Brings changed numbers to where a captured step reads them.
+        """
+    def result(self) -> tuple:
+        """
+        What the last step saw, as step gives it, and the number of steps; waits for a GPU.
+        """
     def set_numbers(self, group: typing.SupportsInt | typing.SupportsIndex, numbers: dict) -> None:
         """
         The group's numbers, by name.
+        """
+    def set_steps(self, steps: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Sets the number of steps written so far.
         """
     def step(
         self,
@@ -62,7 +74,7 @@ class OptimizerPlan:
         nonfinite: typing.SupportsInt | typing.SupportsIndex,
     ) -> tuple:
         """
-        One update; (written, norm, count of non-finite elements, first parameter with one).
+        One update; (written, norm, count of non-finite elements, first parameter with one); -1: not waited for.
         """
 
 def batch_norm_backward(
@@ -121,9 +133,10 @@ def clip_grad_norm(
     eps: typing.SupportsFloat | typing.SupportsIndex,
     nonfinite: typing.SupportsInt | typing.SupportsIndex,
     scope: typing.SupportsInt | typing.SupportsIndex,
+    norms: typing.Any,
 ) -> tuple:
     """
-    In place; (norm, place of the first non-finite gradient or -1, norm of each).
+    In place; (norm, place of the first non-finite gradient or -1, norm of each without `norms`).
     """
 
 def clip_grad_value(grads: list, limit: typing.SupportsFloat | typing.SupportsIndex) -> None:
@@ -178,9 +191,9 @@ def dropout_mask(
     Draws the mask of size elements into bits.
     """
 
-def global_norm(grads: list, zero_nonfinite: bool) -> tuple:
+def global_norm(grads: list, zero_nonfinite: bool, norms: typing.Any) -> tuple:
     """
-    (norm, place of the first non-finite gradient or -1).
+    (norm, place of the first non-finite gradient or -1); norms: a float64 vector for the norm of all and of each gradient, with which a GPU is not waited for.
     """
 
 def num_threads() -> int:

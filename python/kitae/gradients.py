@@ -24,7 +24,7 @@ def as_list(op: str, grads: Any) -> tuple[list[Any], Any]:
         arrays = list(grads.values())
     elif isinstance(grads, tuple):
         arrays = list(grads)
-    elif isinstance(grads, np.ndarray) or _checks.is_cupy(grads):
+    elif isinstance(grads, np.ndarray) or hasattr(grads, "__dlpack__") or hasattr(grads, "__cuda_array_interface__"):
         arrays = [grads]
     elif isinstance(grads, Sequence) or hasattr(grads, "__next__"):
         # An exhausted generator would silently clip nothing.
@@ -33,19 +33,32 @@ def as_list(op: str, grads: Any) -> tuple[list[Any], Any]:
         raise _checks.not_an_array(op, "grads", grads)
     for array in arrays:
         if array is not None:
-            return arrays, array
+            if type(array) is np.ndarray:
+                return arrays, array
+            arrays = [_dispatch.as_array(array) for array in arrays]
+            return arrays, next(array for array in arrays if array is not None)
     return arrays, None
+
+
+def _norms_on_device(arrays: list[Any], first: Any) -> Any:
+    """Memory for the norm of all and of each, where nobody waits for them; None where the backend returns them."""
+    if type(first) is np.ndarray or not _checks.is_cupy(first):
+        return None
+    norms = _dispatch.empty((1 + len(arrays),), np.float64, first)
+    norms.fill(0)
+    return norms
 
 
 def _explain(op: str, rejected: Rejected, arrays: list[Any]) -> Exception:
     return _checks.explain(op, rejected, {"grads": arrays})
 
 
-def global_norm(grads: Any) -> float:
+def global_norm(grads: Any) -> Any:
     """The Euclidean norm of all arrays as one vector: ``sqrt(sum over arrays and elements of g**2)``.
 
     grads: an array, or a list, tuple or dict of arrays (None entries count as nothing), each float32, float64,
-    float16 or bfloat16, of any shape and strides; only read. Returns a Python float, inf or NaN where an element is.
+    float16 or bfloat16, of any shape and strides; only read. Returns a Python float, inf or NaN where an element is; on
+    CUDA a 0-d float64 array, without waiting.
 
     Summed in float64 in a fixed order, so the same for any number of threads and on every CPU; relative error below
     6e-8 up to 2**31 elements. No overflow where the norm itself is representable (float64 at 1e200 too).
@@ -57,11 +70,12 @@ def global_norm(grads: Any) -> float:
     if first is None:
         return 0.0
     backend = _dispatch.backend_for(first, "global_norm", "grads")
+    on_device = _norms_on_device(arrays, first)
     try:
-        norm, _ = backend.global_norm(arrays, False)
+        norm, _ = backend.global_norm(arrays, False, on_device)
     except Rejected as rejected:
         raise _explain("global_norm", rejected, arrays) from None
-    return float(norm)
+    return float(norm) if on_device is None else on_device[0]
 
 
 def clip_grad_norm(
@@ -71,7 +85,7 @@ def clip_grad_norm(
     eps: float = CLIP_EPS,
     nonfinite: str = "raise",
     per: str = "all",
-) -> float | list[float]:
+) -> Any:
     """Scale gradients in place so that their global norm is at most ``max_norm``; return the norm before.
 
     ``factor = max_norm / (norm + eps)``; where it is below 1, ``g *= factor`` for every array, rounded once to its
@@ -82,7 +96,8 @@ def clip_grad_norm(
     nonfinite: what infinite or NaN elements do. "raise" (default): FloatingPointError, nothing is written. "skip":
     nothing is written. "zero": each counts and is stored as 0. "propagate": as the formula says (a NaN reaches every
     element). per: "all" (default) one norm over everything; "tensor" each array by its own norm, a list of norms is
-    returned.
+    returned. On CUDA norms are 0-d float64 arrays; nothing is waited for, and what "raise" found is raised by
+    ``kitae.check()``.
 
     Differs from PyTorch: a non-finite norm raises by default, ``max_norm <= 0`` is an error (PyTorch flips the
     gradients' sign), the norm of float16 and of huge values does not overflow, generators are refused instead of
@@ -98,12 +113,16 @@ def clip_grad_norm(
     if first is None:
         return 0.0 if per == "all" else [0.0] * len(arrays)
     backend = _dispatch.backend_for(first, op, "grads")
+    on_device = _norms_on_device(arrays, first)
     try:
-        norm, bad, norms = backend.clip_grad_norm(arrays, max_norm, eps, NONFINITE_CODES[nonfinite], SCOPE_CODES[per])
+        rule, scope = NONFINITE_CODES[nonfinite], SCOPE_CODES[per]
+        norm, bad, norms = backend.clip_grad_norm(arrays, max_norm, eps, rule, scope, on_device)
     except Rejected as rejected:
         raise _explain(op, rejected, arrays) from None
     if bad >= 0 and nonfinite == "raise":
         raise _checks.nonfinite_gradient(op, bad, arrays[bad])
+    if on_device is not None:
+        return on_device[0] if per == "all" else list(on_device[1:])
     return float(norm) if per == "all" else norms
 
 

@@ -34,7 +34,7 @@ Numbers = dict[str, float]
 
 
 class Stats(NamedTuple):
-    """What the last step saw."""
+    """What the last step saw. On a GPU reading it waits for that step."""
 
     norm: float  # global norm of the gradients before clipping; NaN where the step took no norm
     nonfinite: int  # infinite and NaN elements of the gradients
@@ -68,6 +68,7 @@ class _Structure:
         else:
             self.single = True
             self.arrays = [params]
+        self.arrays = [_dispatch.as_array(array) for array in self.arrays]
         self.names = [str(key) for key in self.keys] if self.keys is not None else []
 
     def flatten(self, op: str, grads: Any) -> list[Any]:
@@ -91,6 +92,24 @@ class _Structure:
         return grads if type(grads) is list else list(grads)
 
 
+class _Exporter:
+    """Memory for NumPy to compare, not to read."""
+
+    def __init__(self, interface: dict[str, Any]) -> None:
+        self.__array_interface__ = interface
+
+
+def _addresses(array: Any) -> np.ndarray:
+    """A NumPy array at the same addresses, of elements of the same size."""
+    if type(array) is np.ndarray or not _checks.is_cupy(array):
+        return array
+    dtype = np.dtype(f"V{array.itemsize}")
+    if array.size == 0:
+        return np.empty(array.shape, dtype)
+    interface = {"data": (array.data.ptr, False), "shape": array.shape, "strides": array.strides, "typestr": dtype.str}
+    return np.asarray(_Exporter({**interface, "version": 3}))
+
+
 def _axes_between(parameter: np.ndarray, alias: np.ndarray) -> list[int] | None:
     """The order of ``alias``'s axes that makes it ``parameter``: same memory, shape and strides; else None."""
     if parameter.ctypes.data != alias.ctypes.data or parameter.ndim != alias.ndim or parameter.dtype != alias.dtype:
@@ -109,7 +128,8 @@ def _axes_between(parameter: np.ndarray, alias: np.ndarray) -> list[int] | None:
 class _Places:
     """The distinct parameters of a list in which one may stand several times, also as a transposed view."""
 
-    def __init__(self, op: str, arrays: Sequence[np.ndarray]) -> None:
+    def __init__(self, op: str, listed: Sequence[Any]) -> None:
+        arrays = [_addresses(array) for array in listed]
         self.first: list[int] = []  # of each distinct parameter: where it is listed first
         self.places: list[tuple[int, list[int] | None]] = []
         bounds = [np.lib.array_utils.byte_bounds(a) if a.size else (a.ctypes.data, a.ctypes.data) for a in arrays]
@@ -129,8 +149,8 @@ class _Places:
                     continue
                 known = arrays[self.first[number_of[j]]]
                 axes = _axes_between(known, array)
-                if axes is None:
-                    raise _checks.explain(op, Rejected("params", "overlap", i), {"params": arrays})
+                if axes is None or listed[i].dtype != listed[self.first[number_of[j]]].dtype:
+                    raise _checks.explain(op, Rejected("params", "overlap", i), {"params": listed})
                 number_of[i] = number_of[j]
                 self.places.append((number_of[j], None if axes == list(range(array.ndim)) else axes))
                 break
@@ -155,6 +175,10 @@ class Optimizer(ABC):
     (default), so that small updates are not lost; where the caller changes the parameter, the parameter wins.
     semantics: the preset of every keyword that is None (kitae.semantics).
 
+    On CUDA nothing is waited for, except by ``stats``, ``steps`` and ``state_dict``; with nonfinite="raise" the GPU
+    writes nothing and ``kitae.check()`` raises. Step count and numbers live on the GPU: after ``bind(grads)`` and one
+    ``step()`` the next one can be captured in a CUDA graph, whose replays count on; setting ``lr`` reaches them.
+
     ``step(grads)`` updates once. grads have the structure of params; a None entry leaves its parameter and state
     alone; the dtype is the parameter's or float32. ``bind(grads)`` fixes the gradient arrays, ``step()`` then uses
     them unseen.
@@ -175,7 +199,8 @@ class Optimizer(ABC):
         default = "propagate" if self._scope == "none" else "raise"
         self._nonfinite = _checks.one_of(self._op, "nonfinite", common["nonfinite"] or default, _checks.NONFINITE)
         self._master = _checks.boolean(self._op, "master", True if common["master"] is None else common["master"])
-        self.steps = 0
+        self._steps = 0
+        self._waiting: Any = None  # the plan that the last step ran on without telling what it saw
         self.groups: list[dict[str, Any]] = []
         self._last: tuple[bool, float, int, int] = (True, math.nan, 0, -1)
         self._plans: dict[str, Any] = {}
@@ -236,10 +261,29 @@ class Optimizer(ABC):
         self._defaults["lr"] = value
         for group in self.groups:
             group["lr"] = value
+        self._push_numbers()
+
+    @property
+    def steps(self) -> int:
+        """How many updates were made. On a GPU, which may have skipped some or replayed a graph, reading it waits."""
+        self._wait()
+        return self._steps
+
+    @steps.setter
+    def steps(self, value: int) -> None:
+        self._steps = value
+        for plan in self._plans.values():
+            plan.set_steps(value)
+
+    def _wait(self) -> None:
+        if self._waiting is not None:
+            *last, self._steps = self._waiting.result()
+            self._last = tuple(last)
 
     @property
     def stats(self) -> Stats:
         """Norm, count of non-finite elements and whether anything was written, of the last step."""
+        self._wait()
         written, norm, nonfinite, _ = self._last
         return Stats(norm, nonfinite, written)
 
@@ -278,9 +322,13 @@ class Optimizer(ABC):
         for number, i in enumerate(listed.first):
             self._members[group_of[i]].append(number)
         self._group_key = itemgetter(*self._group_names(), "l1")
-        self.steps = 0
-        self._plans, self._bound = {}, None
-        self._plan(backend)
+        self._plans, self._bound, self._waiting = {}, None, None
+        self._steps = 0
+        try:
+            self._plan(backend)
+        except Rejected as rejected:
+            self.groups = []
+            raise _checks.explain(op, rejected, {"params": parameters}) from None
 
     def _grouped(self, op: str, params: Any) -> tuple[list[_Structure], list[dict[str, Any]]]:
         if isinstance(params, (list, tuple)) and params and all(isinstance(entry, Mapping) for entry in params):
@@ -303,18 +351,30 @@ class Optimizer(ABC):
     def _refuse_bad_arrays(self, op: str, arrays: list[Any]) -> None:
         from kitae.reference._arrays import array_argument
 
+        on_gpu = _checks.is_cupy(arrays[0])
         for i, array in enumerate(arrays):
+            if on_gpu:  # the native code looks at the rest
+                if not _checks.is_cupy(array):
+                    raise _checks.not_an_array(op, f"params[{i}]", array)
+                continue
             try:
                 array_argument(array, "params", write=True, index=i)
             except Rejected as rejected:
                 raise _checks.explain(op, rejected, {"params": arrays}) from None
 
-    def _new_slots(self, parameter: np.ndarray) -> list[np.ndarray]:
+    def _new_slots(self, parameter: Any) -> list[Any]:
         kind = np.float64 if parameter.dtype == np.float64 else np.float32
-        return [np.full(parameter.shape, self._initial(slot), kind) for slot in self._slots()]
+        slots = [_dispatch.empty(parameter.shape, kind, parameter) for _ in self._slots()]
+        for slot, name in zip(slots, self._slots(), strict=True):
+            slot.fill(self._initial(name))
+        return slots
 
-    def _new_master(self, parameter: np.ndarray) -> np.ndarray | None:
-        return np.array(parameter, np.float32, order="C") if self._master and parameter.itemsize == 2 else None
+    def _new_master(self, parameter: Any) -> Any:
+        if not self._master or parameter.itemsize != 2:
+            return None
+        master = _dispatch.empty(parameter.shape, np.float32, parameter)
+        master[...] = parameter
+        return master
 
     # Steps.
 
@@ -343,7 +403,26 @@ class Optimizer(ABC):
             plan.set_numbers(2 * number + 1, plain)
         self._keys[number] = key
 
+    def _push_numbers(self) -> None:
+        """Let a captured step see changed numbers. Where steps are not captured, the next one looks by itself."""
+        if self._waiting is None:
+            return
+        self._refresh_changed()
+        self._waiting.refresh()
+
+    def _refresh_changed(self) -> None:
+        for number, group in enumerate(self.groups):
+            key = self._group_key(group)
+            if key != self._keys[number]:
+                self._refresh(number, key)
+
     def _flatten(self, op: str, grads: Any) -> list[Any]:
+        arrays = self._flatten_any(op, grads)
+        if type(self._inputs["parameters"][0]) is np.ndarray:
+            return arrays
+        return [_dispatch.as_array(array) for array in arrays]
+
+    def _flatten_any(self, op: str, grads: Any) -> list[Any]:
         if len(self._structures) == 1:
             return self._structures[0].flatten(op, grads)
         if not isinstance(grads, (list, tuple)) or len(grads) != len(self._structures):
@@ -364,6 +443,7 @@ class Optimizer(ABC):
         plan = self._current(op)
         arrays = self._flatten(op, grads)
         self._bound = None
+        self._refresh_changed()
         try:
             plan.bind(arrays)
         except Rejected as rejected:
@@ -385,16 +465,13 @@ class Optimizer(ABC):
             raise _checks.error(TypeError, op, "grads", "gradients (or bind(grads) first)", None)
         elif not plan.bound():
             arrays = self._bound
-        for number, group in enumerate(self.groups):
-            key = self._group_key(group)
-            if key != self._keys[number]:
-                self._refresh(number, key)
-        if self.steps >= _MAX_STEPS:
-            raise _checks.error(OverflowError, op, "steps", "at most 2**63 - 1", self.steps)
+        self._refresh_changed()
+        if self._steps >= _MAX_STEPS:
+            raise _checks.error(OverflowError, op, "steps", "at most 2**63 - 1", self._steps)
         try:
             last = plan.step(
                 arrays,
-                self.steps + 1,
+                self._steps + 1,
                 SCOPE_CODES[self._scope],
                 self._max_norm,
                 CLIP_EPS,
@@ -403,8 +480,9 @@ class Optimizer(ABC):
         except Rejected as rejected:
             raise self._explain(op, rejected, arrays) from None
         self._last = last
+        self._waiting = plan if last[2] < 0 else None
         if last[0]:
-            self.steps += 1
+            self._steps += 1
         elif self._nonfinite == "raise":
             place = next(i for i, (number, _) in enumerate(self._inputs["places"]) if number == last[3])
             source = arrays if arrays is not None else self._bound
@@ -455,7 +533,8 @@ class Optimizer(ABC):
     def load_state_dict(self, d: dict[str, Any]) -> None:
         """Load what ``state_dict`` gave. Everything is checked first, then written into the existing arrays.
 
-        Raises TypeError or ValueError, with nothing changed, where kind, names, shapes or dtypes differ.
+        State on a GPU also takes NumPy arrays, which it copies there. Raises TypeError or ValueError, with nothing
+        changed, where kind, names, shapes or dtypes differ.
         """
         op = f"{self._op}.load_state_dict"
         if not self.groups:
@@ -492,10 +571,16 @@ class Optimizer(ABC):
         from kitae.reference._arrays import flush
 
         for target, array in pairs:
-            target[...] = flush(array)
+            if _checks.is_cupy(target):
+                with target.device:
+                    module = _dispatch.array_module(target)
+                    target[...] = flush(module.asarray(array))
+            else:
+                target[...] = flush(array)
         for group, values in zip(self.groups, groups, strict=True):
             group.update(values)
         self.steps = steps
+        self._push_numbers()
 
     @staticmethod
     def _check_loaded(op: str, argument: str, target: np.ndarray | None, array: Any) -> None:
@@ -503,7 +588,7 @@ class Optimizer(ABC):
             if array is not None:
                 raise _checks.error(ValueError, op, argument, "None", array)
             return
-        if not isinstance(array, np.ndarray):
+        if not isinstance(array, np.ndarray) and not (_checks.is_cupy(target) and _checks.is_cupy(array)):
             raise _checks.not_an_array(op, argument, array)
         if array.shape != target.shape or array.dtype != target.dtype:
             expected = f"shape {target.shape}, dtype {target.dtype}"

@@ -45,8 +45,8 @@ const std::map<std::string, NumbersOfRule>& rules() {
 }
 
 template <class T>
-cpu::View view(std::vector<T>& values) {
-  cpu::View result;
+View view(std::vector<T>& values) {
+  View result;
   result.assign(Contiguous<T>(values));
   return result;
 }
@@ -121,16 +121,15 @@ uint64_t clip() {
   Hash hash;
   Numbers numbers(23);
   std::vector<T> first = numbers.array<T>(70001), empty, last = numbers.array<T>(33);
-  TensorList list;
-  for (std::vector<T>* tensor : {&first, &empty, &last}) list.add() = view(*tensor);
-  list.finish();
-  const Norms& norms = list.measure(false);
-  CHECK(norms.first_nonfinite() == -1);
-  hash.number(norms.of_all());
-  hash.array(norms.of_tensors());
-  list.scale({0.3}, false);
-  list.scale({0.7, 0.7, 1.0}, false);
-  list.clip_value(1.0 / 3.0);
+  const std::unique_ptr<TensorList> list = make_tensor_list();
+  for (std::vector<T>* tensor : {&first, &empty, &last}) list->add(0) = view(*tensor);
+  list->finish();
+  const Norms& norms = list->clip({Scope::all, 100.0, 1e-6}, Nonfinite::raise, nullptr);
+  CHECK(norms.first_nonfinite == -1);
+  hash.number(norms.of_all);
+  hash.array(norms.of_tensors);
+  list->clip({Scope::tensor, 50.0, 0.0}, Nonfinite::raise, nullptr);
+  list->clip_value(1.0 / 3.0);
   hash.array(first);
   hash.array(last);
   return hash.value();

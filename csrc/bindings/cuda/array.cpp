@@ -108,6 +108,10 @@ Arguments::Arguments() {
   call.seen.clear();
 }
 
+int device_of_arguments() { return device_of_call(); }
+
+void set_device_of_arguments(int device) { call.device = device; }
+
 NativeCall::NativeCall() : on_(on_stream_of_call()) {}
 
 std::vector<int> devices_in_use() {

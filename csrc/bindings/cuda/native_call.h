@@ -15,6 +15,9 @@ namespace kitae::bindings {
 struct Arguments {
   Arguments();
 };
+// The device of this call's arrays, for later calls that name none of them.
+int device_of_arguments();
+void set_device_of_arguments(int device);
 
 // Around the native part of a call: kernels go to the device of the call's arrays, CuPy's current one where it has
 // none, and to CuPy's current stream there. The interpreter lock is released.

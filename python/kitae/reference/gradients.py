@@ -61,10 +61,26 @@ def finite_or_zero(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), values, values.dtype.type(0))
 
 
-def global_norm(grads: list[Any], zero_nonfinite: bool) -> tuple[float, int]:
+def _write_norms(norms: Any, grads: list[Any], norm: float, each: list[tuple[int, float]]) -> None:
+    if norms is None:
+        return
+    array_argument(norms, "norms", write=True)
+    if norms.dtype != np.float64:
+        raise Rejected("norms", "dtype")
+    if not norms.flags.c_contiguous:
+        raise Rejected("norms", "contiguous")
+    if norms.shape != (1 + len(grads),):
+        raise Rejected("norms", "shape")
+    norms[0] = norm
+    for place, value in each:
+        norms[1 + place] = value
+
+
+def global_norm(grads: list[Any], zero_nonfinite: bool, norms: Any) -> tuple[float, int]:
     kept = [(i, array_argument(g, "grads", index=i)) for i, g in enumerate(grads) if g is not None]
     values = [finite_or_zero(widen(g)) if zero_nonfinite else widen(g) for _, g in kept]
-    norm, _, bad = norms_of(values)
+    norm, each, bad = norms_of(values)
+    _write_norms(norms, grads, norm, [(place, value) for (place, _), value in zip(kept, each, strict=True)])
     return norm, kept[bad][0] if bad >= 0 else -1
 
 
@@ -88,7 +104,7 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def clip_grad_norm(
-    grads: list[Any], max_norm: float, eps: float, nonfinite: int, scope: int
+    grads: list[Any], max_norm: float, eps: float, nonfinite: int, scope: int, norms: Any
 ) -> tuple[float, int, list[float]]:
     kept = _distinct(grads)
     zero = nonfinite == ZERO
@@ -101,10 +117,12 @@ def clip_grad_norm(
                 for (_, grad), value, factor in zip(kept, values, factors, strict=True):
                     store(grad, value * value.dtype.type(factor))
     place_of = [place for place, _ in kept]
-    norms = [0.0] * len(grads)
+    _write_norms(norms, grads, norm, list(zip(place_of, each, strict=True)))
+    listed = [0.0] * len(grads) if norms is None else []
     for place, value_norm in zip(place_of, each, strict=True):
-        norms[place] = value_norm
-    return norm, place_of[bad] if bad >= 0 else -1, norms
+        if listed:
+            listed[place] = value_norm
+    return norm, place_of[bad] if bad >= 0 else -1, listed
 
 
 def clip_grad_value(grads: list[Any], limit: float) -> None:

@@ -184,6 +184,7 @@ class OptimizerPlan:
         self._masters, self._slots, self._groups, self._places = masters, slots, groups, places
         self._numbers: list[Numbers] = [{**dict.fromkeys(names, 0.0), **_COMMON} for _ in range(group_count)]
         self._bound: list[Any] | None = None
+        self._result = (True, 0.0, 0, -1, 0)
 
     @staticmethod
     def _check_state(array: Any, parameter: np.ndarray, dtype: np.dtype, argument: str, index: int) -> None:
@@ -212,6 +213,17 @@ class OptimizerPlan:
         """Whether gradient arrays are fixed."""
         return self._bound is not None
 
+    def refresh(self) -> None:
+        """Brings changed numbers to where a captured step reads them."""
+
+    def set_steps(self, steps: int) -> None:
+        """Sets the number of steps written so far."""
+        self._result = (*self._result[:4], steps)
+
+    def result(self) -> tuple[bool, float, int, int, int]:
+        """What the last step saw, as step gives it, and the number of steps; waits for a GPU."""
+        return self._result
+
     def _check_gradients(self, grads: list[Any]) -> None:
         if len(grads) != len(self._places):
             raise Rejected("grads", "length")
@@ -232,7 +244,14 @@ class OptimizerPlan:
     def step(
         self, grads: list[Any] | None, number: int, scope: int, max_norm: float, eps: float, nonfinite: int
     ) -> tuple[bool, float, int, int]:
-        """One update; (written, norm, count of non-finite elements, first parameter with one)."""
+        """One update; (written, norm, count of non-finite elements, first parameter with one); -1: not waited for."""
+        found = self._step(grads, number, scope, max_norm, eps, nonfinite)
+        self._result = (*found, number if found[0] else number - 1)
+        return found
+
+    def _step(
+        self, grads: list[Any] | None, number: int, scope: int, max_norm: float, eps: float, nonfinite: int
+    ) -> tuple[bool, float, int, int]:
         if grads is None:
             if self._bound is None:
                 raise Rejected("grads", "type")

@@ -6,7 +6,7 @@
 
 #include "drivers/array.h"
 
-namespace kitae::cpu {
+namespace kitae {
 
 struct View {
   char* data = nullptr;
@@ -68,4 +68,4 @@ struct View {
   }
 };
 
-}  // namespace kitae::cpu
+}  // namespace kitae

@@ -1,25 +1,42 @@
-// The body of Norms::measure, shared by the gradient functions and the optimizers.
+// Norms of a list of tensors, as the gradient functions and the optimizers take them.
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <limits>
+#include <vector>
 
 #include "cpu/reduce_all.h"
-#include "cpu/rows.h"
+#include "cpu/tiles.h"
 #include "drivers/gradients.h"
 #include "ops/global_norm.h"
 
-namespace kitae {
+namespace kitae::cpu {
+
+// Owns its workspace.
+class ListNorms {
+ public:
+  const Norms& get() const { return norms_; }
+
+  // row(tensor, begin, count, use): calls use(pointer, count) with the rows of values, float or double.
+  template <class Row>
+  const Norms& measure(const Tiles& tiles, bool has_float64, Row row);
+
+ private:
+  Norms norms_;
+  std::vector<double> partial_, scales_;
+};
 
 template <class Row>
-void Norms::measure(const cpu::Tiles& tiles, bool has_float64, Row row) {
+const Norms& ListNorms::measure(const Tiles& tiles, bool has_float64, Row row) {
+  std::vector<double>& tensors = norms_.of_tensors;
   partial_.resize(static_cast<size_t>(tiles.chunks()));
-  tensors_.assign(static_cast<size_t>(tiles.tensors()), 0.0);
-  first_nonfinite_ = -1;
+  tensors.assign(static_cast<size_t>(tiles.tensors()), 0.0);
+  norms_.first_nonfinite = -1;
 
   // One value a chunk, then in order: chunks of a tensor, tensors of the list.
   const auto chunks = [&](auto per_chunk) {
-    tiles.for_each_piece([&](const cpu::Tiles::Piece& piece) {
+    tiles.for_each_piece([&](const Tiles::Piece& piece) {
       for (int64_t done = 0; done < piece.count; done += kChunk) {
         const int64_t count = piece.count - done < kChunk ? piece.count - done : kChunk;
         partial_[static_cast<size_t>(piece.chunk + done / kChunk)] = per_chunk(piece.tensor, piece.begin + done, count);
@@ -29,12 +46,12 @@ void Norms::measure(const cpu::Tiles& tiles, bool has_float64, Row row) {
   const auto sums = [&] {
     chunks([&](int64_t tensor, int64_t begin, int64_t count) {
       const double scale = scales_[static_cast<size_t>(tensor)];
-      cpu::SumOfSquares sum;
+      SumOfSquares sum;
       row(tensor, begin, count, [&](const auto* values, int64_t length) { sum.add(values, length, scale); });
       return sum.fold();
     });
     for (int64_t tensor = 0; tensor < tiles.tensors(); ++tensor) {
-      double& total = tensors_[static_cast<size_t>(tensor)];
+      double& total = tensors[static_cast<size_t>(tensor)];
       total = 0.0;
       for (int64_t chunk = tiles.first_chunk(tensor); chunk < tiles.first_chunk(tensor + 1); ++chunk)
         total += partial_[static_cast<size_t>(chunk)];
@@ -44,10 +61,10 @@ void Norms::measure(const cpu::Tiles& tiles, bool has_float64, Row row) {
   scales_.assign(static_cast<size_t>(tiles.tensors()), 1.0);
   sums();
   bool scaled = false;
-  if (has_float64 && std::any_of(tensors_.begin(), tensors_.end(), needs_scaling)) {
+  if (has_float64 && std::any_of(tensors.begin(), tensors.end(), needs_scaling)) {
     // The largest magnitude of every chunk whose tensor is to be redone; infinity stands for any non-finite element.
     chunks([&](int64_t tensor, int64_t begin, int64_t count) {
-      if (!needs_scaling(tensors_[static_cast<size_t>(tensor)])) return 0.0;
+      if (!needs_scaling(tensors[static_cast<size_t>(tensor)])) return 0.0;
       double largest = 0.0;
       row(tensor, begin, count, [&](const auto* values, int64_t length) {
         for (int64_t i = 0; i < length; ++i) {
@@ -72,19 +89,20 @@ void Norms::measure(const cpu::Tiles& tiles, bool has_float64, Row row) {
 
   double all = 0.0, largest = 0.0;
   for (int64_t tensor = 0; tensor < tiles.tensors(); ++tensor) {
-    double& total = tensors_[static_cast<size_t>(tensor)];
-    if (nonfinite(total) && first_nonfinite_ < 0) first_nonfinite_ = tensor;
+    double& total = tensors[static_cast<size_t>(tensor)];
+    if (nonfinite(total) && norms_.first_nonfinite < 0) norms_.first_nonfinite = tensor;
     all += total;
     total = square_root(total) / scales_[static_cast<size_t>(tensor)];
     largest = total > largest ? total : largest;
   }
-  if (scaled && first_nonfinite_ < 0) {
+  if (scaled && norms_.first_nonfinite < 0) {
     all = 0.0;
-    for (const double norm : tensors_) all += (norm / largest) * (norm / largest);
-    all_ = largest * square_root(all);
+    for (const double norm : tensors) all += (norm / largest) * (norm / largest);
+    norms_.of_all = largest * square_root(all);
   } else {
-    all_ = square_root(all);
+    norms_.of_all = square_root(all);
   }
+  return norms_;
 }
 
-}  // namespace kitae
+}  // namespace kitae::cpu
