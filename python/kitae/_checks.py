@@ -86,7 +86,8 @@ def explain(
         case "overlap":
             return error(ValueError, op, name, "memory of its own", Words("an array that overlaps another argument"))
         case "device":
-            place = Words(f"an array on device {value.device.id}")
+            device: Any = getattr(value, "device", None)
+            place = Words(f"an array on device {device.id}")
             return error(ValueError, op, name, "memory on the device of the others (arrays are never moved)", place)
         case "repeats":
             return error(
@@ -175,9 +176,12 @@ def cuda_unavailable(reason: str, op: str = "use_backend", argument: str = "name
 
 
 def device_error(expression: str, name: str, message: str, arrays: str) -> Exception:
-    """A call of the CUDA runtime failed; ``arrays``: those of the kitae call that noticed it, maybe of a later one."""
+    """A call of the CUDA runtime failed. ``arrays``: those of the kitae call that noticed it, maybe after its cause."""
+    op, frame = "", sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("kitae."):
+        op, frame = f".{frame.f_code.co_qualname}", frame.f_back  # type: ignore[assignment]
     kind = MemoryError if name == "cudaErrorMemoryAllocation" else RuntimeError
-    return kind(f"kitae: {expression}: {name} ({message}), in a call with {arrays or 'no arrays'}")
+    return kind(f"kitae{op}: {expression}: {name} ({message}), in a call with {arrays or 'no arrays'}")
 
 
 # By csrc/cuda/findings.h: what is not finite, and of what the record holds the number.
