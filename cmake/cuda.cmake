@@ -1,6 +1,6 @@
 # The GPU's kernels: csrc/drivers/*.cu on csrc/cuda. Twice the same sources:
 #   _cuda             by nvcc: KITAE_CUDA=AUTO (where an nvcc is found) | ON (or an error) | OFF
-#   _cuda_simulated   by the C++ compiler on csrc/cuda/stand_in.h, for tests: KITAE_SIMULATED_CUDA=ON
+#   _cuda_simulated, _cuda_on_host   by the C++ compiler on csrc/cuda/stand_in.h, for tests: KITAE_SIMULATED_CUDA=ON
 # A family (normalization, dropout, ...) belongs to them once csrc/drivers/<family>.cu exists.
 set(KITAE_CUDA AUTO CACHE STRING "Build kitae._cuda: AUTO, ON or OFF")
 set(KITAE_CUDA_ARCHITECTURES "75-virtual;90-real;90-virtual" CACHE STRING "CMAKE_CUDA_ARCHITECTURES, or 'release'")
@@ -38,13 +38,25 @@ foreach(source IN LISTS KITAE_CUDA_DRIVERS KITAE_CUDA_DEVICE)
 endforeach()
 
 if(KITAE_SIMULATED_CUDA)
-  pybind11_add_module(_cuda_simulated MODULE csrc/bindings/cuda/module.cpp csrc/bindings/array.cpp csrc/bindings/array_checks.cpp
-                      csrc/bindings/threads.cpp ${KITAE_CUDA_BINDINGS} ${simulated} ${KITAE_CUDA_HOST}
-                      csrc/cuda/stand_in.cpp csrc/cpu/threads.cpp csrc/drivers/copy.cpp)
-  kitae_cuda_module(_cuda_simulated)
-  target_compile_options(_cuda_simulated PRIVATE -O1 -Wno-unknown-pragmas)
-  target_compile_definitions(_cuda_simulated PRIVATE KITAE_CUDA_SIMULATED KITAE_VARIANT="simulated")
-  message(STATUS "kitae: _cuda_simulated will be built, with ${family_names}")
+  add_library(kitae_simulated OBJECT ${simulated} ${KITAE_CUDA_HOST} csrc/cuda/stand_in.cpp)
+  kitae_compile_options(kitae_simulated)
+  target_compile_options(kitae_simulated PRIVATE -O1 -Wno-unknown-pragmas)
+  target_compile_definitions(kitae_simulated PRIVATE KITAE_CUDA_SIMULATED)
+  set(common csrc/bindings/cuda/module.cpp csrc/bindings/array_checks.cpp ${KITAE_CUDA_BINDINGS}
+      $<TARGET_OBJECTS:kitae_simulated>)
+
+  # Takes NumPy arrays: stands in for the CPU backend.
+  pybind11_add_module(_cuda_simulated MODULE ${common} csrc/bindings/array.cpp csrc/bindings/threads.cpp
+                      csrc/cpu/threads.cpp csrc/drivers/copy.cpp)
+  # Takes arrays of a test's imitation of CuPy: kitae._cuda's own boundary.
+  pybind11_add_module(_cuda_on_host MODULE ${common} csrc/bindings/cuda/array.cpp csrc/bindings/cuda/runtime.cpp)
+  target_compile_definitions(_cuda_on_host PRIVATE KITAE_CUDA)
+  foreach(target _cuda_simulated _cuda_on_host)
+    kitae_cuda_module(${target})
+    target_compile_options(${target} PRIVATE -O1)
+    target_compile_definitions(${target} PRIVATE KITAE_CUDA_SIMULATED KITAE_VARIANT="simulated")
+  endforeach()
+  message(STATUS "kitae: _cuda_simulated and _cuda_on_host will be built, with ${family_names}")
 endif()
 
 # Where a CUDA compiler is: on PATH, or in the wheels that `pip install "cuda-toolkit[nvcc,cccl]==13.0.*"` brings.
@@ -53,16 +65,20 @@ function(kitae_find_nvcc)
     return()
   endif()
   find_program(KITAE_NVCC nvcc HINTS ENV CUDACXX ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin)
-  if(KITAE_NVCC)
-    set(CMAKE_CUDA_COMPILER ${KITAE_NVCC} CACHE FILEPATH "The CUDA compiler")
-    return()
+  if(NOT KITAE_NVCC)
+    execute_process(COMMAND ${Python_EXECUTABLE} -c "import nvidia.cu13 as m; print(list(m.__path__)[0])"
+                    OUTPUT_VARIABLE root OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE missing)
+    if(missing OR NOT EXISTS ${root}/bin/nvcc)
+      return()
+    endif()
+    set(KITAE_NVCC ${root}/bin/nvcc)
   endif()
-  execute_process(COMMAND ${Python_EXECUTABLE} -c "import nvidia.cu13 as m; print(list(m.__path__)[0])"
-                  OUTPUT_VARIABLE root OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE missing)
-  if(NOT missing AND EXISTS ${root}/bin/nvcc)
-    set(CMAKE_CUDA_COMPILER ${root}/bin/nvcc CACHE FILEPATH "The CUDA compiler")
-    # nvcc looks for its libraries in lib64; the wheels have lib.
-    set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} -L${root}/lib" CACHE STRING "Flags of the CUDA compiler")
+  set(CMAKE_CUDA_COMPILER ${KITAE_NVCC} CACHE FILEPATH "The CUDA compiler")
+  file(REAL_PATH ${KITAE_NVCC} real)
+  cmake_path(GET real PARENT_PATH root)
+  cmake_path(GET root PARENT_PATH root)
+  if(EXISTS ${root}/lib/libcudart_static.a)  # the wheels' folder; nvcc looks in lib64
+    set(CMAKE_CUDA_FLAGS "${CMAKE_CUDA_FLAGS} -L${root}/lib" CACHE STRING "Flags of the CUDA compiler" FORCE)
   endif()
 endfunction()
 

@@ -1,6 +1,6 @@
-"""The CUDA kernels on the host: the test-only module that CMake builds with KITAE_SIMULATED_CUDA=ON.
+"""The CUDA kernels on the host: the test-only modules that CMake builds with KITAE_SIMULATED_CUDA=ON.
 
-KITAE_SIMULATED names it, or the folder it lies in; without it the tests that need it are skipped, and with
+KITAE_SIMULATED names the folder they lie in; without it the tests that need them are skipped, and with
 KITAE_REQUIRE_SIMULATED=1 they fail.
 """
 
@@ -9,6 +9,8 @@ from importlib.machinery import ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+
+import pytest
 
 #: A function of each family of the cases: the module has it where the family's kernels are written.
 FAMILIES = {
@@ -19,22 +21,31 @@ FAMILIES = {
 }
 
 
-def load() -> ModuleType | None:
-    named = os.environ.get("KITAE_SIMULATED")
-    if not named:
+def load(name: str) -> ModuleType | None:
+    folder = os.environ.get("KITAE_SIMULATED")
+    if not folder:
         return None
-    path = Path(named)
-    if path.is_dir():
-        (path,) = path.glob("_cuda_simulated*.so")
-    loader = ExtensionFileLoader("_cuda_simulated", str(path))
-    spec = spec_from_file_location("_cuda_simulated", path, loader=loader)
+    (path,) = Path(folder).glob(f"{name}.*.so")
+    loader = ExtensionFileLoader(name, str(path))
+    spec = spec_from_file_location(name, path, loader=loader)
     assert spec is not None
     module = module_from_spec(spec)
     loader.exec_module(module)
     return module
 
 
-MODULE = load()
+#: For NumPy arrays, in place of the CPU backend.
+MODULE = load("_cuda_simulated")
+#: For the arrays of imitation_cupy, in place of kitae._cuda.
+ON_HOST = load("_cuda_on_host")
+
+
+def require(module: ModuleType | None) -> ModuleType:
+    if module is None:
+        if os.environ.get("KITAE_REQUIRE_SIMULATED") == "1":
+            pytest.fail("KITAE_REQUIRE_SIMULATED=1, but KITAE_SIMULATED names no folder with the modules")
+        pytest.skip("KITAE_SIMULATED names no folder with the modules")
+    return module
 
 
 def has(family: str) -> bool:

@@ -20,9 +20,14 @@ int64_t resident_clusters(const Shape& shape) {
 }
 
 template <class Kernel>
-void launch(const Kernel& kernel, const Shape& shape, cudaStream_t /*stream*/) {
+void launch(const Kernel& kernel, const Shape& shape, cudaStream_t stream) {
   static_assert(sizeof(Kernel) <= 4096, "the parameters of a kernel take at most 4 KB");
   static_assert(std::is_trivially_copyable<Kernel>::value, "the parameters of a kernel are copied as bytes");
+  if (shape.blocks == 0) return;
+  int device = 0;
+  KITAE_CUDA_CHECK(cudaGetDevice(&device));
+  const stand_in::Launched& before = stand_in::launched();
+  stand_in::launched() = {before.count + 1, device, stream};
   const stand_in::Config config{shape.blocks,  Kernel::kThreads,  shape.shared_bytes,
                                 shape.cluster, shape.cooperative, static_cast<int>(resident_blocks<Kernel>())};
   stand_in::launch(

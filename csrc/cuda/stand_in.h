@@ -42,6 +42,17 @@ void launch(const Config& config, const char* name, void (*body)(const void*), c
 // The order of blocks, warps and lanes from now on; at first KITAE_SIMULATED_SEED's.
 void set_seed(uint64_t seed);
 
+// What launches of this process have done, for tests.
+struct Launched {
+  int64_t count;
+  int device;          // of the latest
+  const void* stream;  // of the latest
+};
+inline Launched& launched() {
+  static Launched launched{0, 0, nullptr};
+  return launched;
+}
+
 struct Site {
   const char* file;
   int line;

@@ -1,4 +1,4 @@
-// Host twins of the CUDA runtime functions that csrc/cuda uses: one device, every stream done at once, memory from
+// Host twins of the CUDA runtime functions that csrc/cuda uses: two devices, every stream done at once, memory from
 // malloc and filled with 0xA5, so that reading what nobody wrote shows.
 #pragma once
 
@@ -24,6 +24,13 @@ enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal = 0, cudaStreamCaptureM
 constexpr unsigned int cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2;
 
 namespace kitae::cuda::stand_in {
+
+constexpr int kDevices = 2;  // of one memory
+
+inline int& device() {  // current in this thread
+  thread_local int current = 0;
+  return current;
+}
 
 inline int64_t& allocations_until_failure() {  // counts down to 0, where allocations fail; negative: never
   static int64_t left = -1;
@@ -52,8 +59,14 @@ inline const char* cudaGetErrorString(cudaError_t error) {
 }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 
-inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-inline cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidValue; }
+constexpr int CUDART_VERSION = 13000;
+inline cudaError_t cudaDriverGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
+inline cudaError_t cudaGetDeviceCount(int* count) { return *count = kitae::cuda::stand_in::kDevices, cudaSuccess; }
+inline cudaError_t cudaGetDevice(int* device) { return *device = kitae::cuda::stand_in::device(), cudaSuccess; }
+inline cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device >= kitae::cuda::stand_in::kDevices) return cudaErrorInvalidValue;
+  return kitae::cuda::stand_in::device() = device, cudaSuccess;
+}
 inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   *value = attribute == cudaDevAttrMultiProcessorCount      ? 3

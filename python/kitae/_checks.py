@@ -6,6 +6,7 @@ array as ``Rejected(argument, reason, index)``; ``explain`` finds the words.
 
 import math
 import operator
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,8 +26,8 @@ class Rejected(Exception):
 
 def describe(value: Any) -> str:
     """What the user passed, in a few words."""
-    if isinstance(value, np.ndarray):
-        kind = "" if type(value) is np.ndarray else f"{type(value).__name__} "
+    if isinstance(value, np.ndarray) or is_cupy(value):
+        kind = "" if type(value) is np.ndarray else "cupy " if is_cupy(value) else f"{type(value).__name__} "
         return f"{kind}array of shape {value.shape}, dtype {dtype_name(value)}"
     if isinstance(value, (bool, int, float, str)) or value is None:
         return repr(value)
@@ -84,6 +85,10 @@ def explain(
             return error(ValueError, op, name, words, Words(f"shape {getattr(value, 'shape', None)}"))
         case "overlap":
             return error(ValueError, op, name, "memory of its own", Words("an array that overlaps another argument"))
+        case "device":
+            device: Any = getattr(value, "device", None)
+            place = Words(f"an array on device {device.id}")
+            return error(ValueError, op, name, "memory on the device of the others (arrays are never moved)", place)
         case "repeats":
             return error(
                 ValueError, op, name, "distinct elements", Words(f"a view of strides {getattr(value, 'strides', None)}")
@@ -101,6 +106,8 @@ def not_an_array(op: str, argument: str, value: Any) -> Exception:
     root = type(value).__module__.partition(".")[0]
     if is_cupy(value):
         return error(TypeError, op, argument, "a numpy.ndarray like the others (arrays are never moved)", value)
+    if type(value) is np.ndarray:
+        return error(TypeError, op, argument, "a cupy.ndarray like the others (arrays are never moved)", value)
     if root == "torch":
         return error(TypeError, op, argument, expected + " (`tensor.numpy()` shares a CPU tensor's memory)", value)
     if isinstance(value, np.ma.MaskedArray):
@@ -126,11 +133,68 @@ def wrong_device(op: str, argument: str, value: Any, backend: str) -> Exception:
     )
 
 
-def cuda_unavailable(op: str = "use_backend", argument: str = "name") -> Exception:
-    reason = "this version of kitae has no CUDA backend"
+CUDA_NOT_BUILT = "this installation of kitae was built without it (no nvcc was found)"
+_OLDEST_DRIVER = {12: "525", 13: "580"}  # release that runs a program built for CUDA 12, 13
+
+
+def cuda_version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _oldest_driver(built_for: int) -> str:
+    return _OLDEST_DRIVER.get(built_for // 1000, f"one for CUDA {cuda_version(built_for)}")
+
+
+def no_driver(built_for: int) -> str:
+    return f"no NVIDIA driver (need {_oldest_driver(built_for)} or newer)"
+
+
+def old_driver(driver: int, built_for: int) -> str:
+    """``driver``: the CUDA version that it knows; its own number is in a file."""
+    try:
+        with open("/proc/driver/nvidia/version") as file:
+            release = re.search(r"Kernel Module\D*([0-9.]+)", file.read())
+    except OSError:
+        release = None
+    found = release[1] if release else f"one for CUDA {cuda_version(driver)}"
+    return f"driver too old: found {found}, need {_oldest_driver(built_for)}"
+
+
+def no_gpu(error: str) -> str:
+    return f"the NVIDIA driver finds no GPU ({error})"
+
+
+def no_cupy(built_for: int = 13000) -> str:
+    return f"CuPy is not installed (`pip install cupy-cuda{built_for // 1000}x`)"
+
+
+def cuda_unavailable(reason: str, op: str = "use_backend", argument: str = "name") -> Exception:
     return RuntimeError(
         f"kitae.{op}: {argument}: CuPy arrays and the backend 'cuda' need the CUDA backend: {reason}. "
         "`cupy.asnumpy(array)` copies an array to the CPU."
+    )
+
+
+def device_error(expression: str, name: str, message: str, arrays: str) -> Exception:
+    """A call of the CUDA runtime failed; ``arrays``: those of the kitae call that noticed it, maybe of a later one."""
+    kind = MemoryError if name == "cudaErrorMemoryAllocation" else RuntimeError
+    return kind(f"kitae: {expression}: {name} ({message}), in a call with {arrays or 'no arrays'}")
+
+
+# By csrc/cuda/findings.h: what is not finite, and of what the record holds the number.
+_FINDINGS = {
+    1: ("batch_norm: x: expected a finite mean and variance in every channel, got others in channel", "training"),
+    2: ("batch_norm: running_mean, running_var: expected finite statistics, got others in channel", "inference"),
+    3: ("expected finite gradients, got infinite or NaN elements in the gradient number", "a step or clipping"),
+}
+
+
+def found_on_device(code: int, place: int) -> Exception:
+    """What a kernel found with ``nonfinite="raise"``; its call had returned before."""
+    words, call = _FINDINGS[code]
+    return FloatingPointError(
+        f"kitae.{words} {place} (found on the GPU by {call} since the last check; that call wrote nothing; nonfinite= "
+        "says what else to do)"
     )
 
 

@@ -5,6 +5,7 @@ No silent fallback: the backend asked for runs, or an error says why not, and no
 
 import sys
 from contextvars import ContextVar, Token
+from importlib.util import find_spec
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -17,6 +18,7 @@ _BACKENDS = ("reference", "cpu", "cuda")
 
 _cpu_module: ModuleType | None = None
 _cpu_error: ImportError | None = None
+_cuda_module: ModuleType | None = None  # once it was asked for and can be used
 
 
 def _load_cpu() -> None:
@@ -45,12 +47,51 @@ def reference() -> ModuleType:
     return reference
 
 
+def _cuda_if_built() -> ModuleType | None:
+    try:
+        from kitae import _cuda
+    except ImportError:
+        return None
+    return _cuda
+
+
+def _why_no_cuda(module: ModuleType | None) -> str | None:
+    """Why the CUDA backend is off, in words, or None. Starts no driver: a process may still fork."""
+    if module is None:
+        return _checks.CUDA_NOT_BUILT
+    driver, built_for = module.driver_version()
+    if driver == 0:
+        return _checks.no_driver(built_for)
+    if driver // 1000 < built_for // 1000:
+        return _checks.old_driver(driver, built_for)
+    if "cupy" not in sys.modules and find_spec("cupy") is None:
+        return _checks.no_cupy(built_for)
+    return None
+
+
+def cuda(op: str = "use_backend", argument: str = "name") -> ModuleType:
+    """The CUDA backend, loaded at the first call, or an error that says why there is none."""
+    global _cuda_module
+    if _cuda_module is None:
+        module = _cuda_if_built()
+        reason = _why_no_cuda(module)
+        if reason is None and module is not None:
+            devices, error = module.device_count()
+            if devices == 0:
+                reason = _checks.no_gpu(error)
+        if reason is not None:
+            raise _checks.cuda_unavailable(reason, op, argument)
+        _cuda_module = module
+    assert _cuda_module is not None
+    return _cuda_module
+
+
 def _named(name: str) -> ModuleType:
     if name == "cpu":
         return cpu()
     if name == "reference":
         return reference()
-    raise _checks.cuda_unavailable()
+    return cuda()
 
 
 def backend_for(array: Any, op: str, argument: str) -> ModuleType:
@@ -67,7 +108,7 @@ def backend_for(array: Any, op: str, argument: str) -> ModuleType:
         forced = _forced.get()
         if forced is not None and forced != "cuda":
             raise _checks.wrong_device(op, argument, array, forced)
-        raise _checks.cuda_unavailable(op, argument)
+        return _cuda_module if _cuda_module is not None else cuda(op, argument)
     raise _checks.not_an_array(op, argument, array)
 
 
@@ -97,7 +138,7 @@ def _cupy(value: Any) -> ModuleType:
     try:
         import cupy
     except ImportError:
-        raise _checks.cuda_unavailable(type(value).__name__, "CUDA array") from None
+        raise _checks.cuda_unavailable(_checks.no_cupy(), type(value).__name__, "CUDA array") from None
     return cupy
 
 
@@ -156,7 +197,15 @@ class use_backend:
 
 
 def check() -> None:
-    """Wait for pending work and raise what it found. On the CPU every call has finished and raised already: a no-op."""
+    """Wait for pending work and raise what it found.
+
+    On the CPU every call has finished and raised already. On CUDA this waits for every device that was used; a call
+    that met ``nonfinite="raise"`` there wrote nothing, and its FloatingPointError is raised here.
+    """
+    if _cuda_module is not None:
+        found = _cuda_module.check()
+        if found is not None:
+            raise _checks.found_on_device(*found)
 
 
 def show_config() -> dict[str, Any]:
@@ -169,7 +218,13 @@ def show_config() -> dict[str, Any]:
         config["threads"] = _cpu_module.num_threads()
     else:
         config["cpu"] = f"off: {_cpu_error}"
-    config["cuda"] = "off: this version of kitae has no CUDA backend"
+    module = _cuda_if_built()
+    reason = _why_no_cuda(module)
+    if module is None or reason is not None:
+        config["cuda"] = f"off: {reason}"
+    else:
+        driver, built_for = module.driver_version()
+        config["cuda"] = f"on: built for CUDA {built_for // 1000}, the driver knows {_checks.cuda_version(driver)}"
     config["backend"] = current_backend()
     for key, value in config.items():
         print(f"{key:>8}: {value}")

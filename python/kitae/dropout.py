@@ -42,11 +42,13 @@ class Mask:
     bits: NDArray[np.uint8] | None = field(repr=False)
 
     def unpack(self) -> NDArray[np.bool_]:
-        """The mask as a bool array of ``shape``, True = kept."""
+        """The mask as a bool array of ``shape``, True = kept; of CuPy where ``bits`` is, or ``use_backend("cuda")`` in
+        force."""
         bits = self.bits
         if bits is None:
             bits = _draw("Mask.unpack", self.shape, self.drop, self.seed, self.offset)
-        return np.unpackbits(bits, count=_size(self.shape), bitorder="little").view(bool).reshape(self.shape)
+        unpacked = _dispatch.array_module(bits).unpackbits(bits, bitorder="little")
+        return unpacked[: _size(self.shape)].view(bool).reshape(self.shape)
 
 
 def dropout(
@@ -61,7 +63,8 @@ def dropout(
 ) -> tuple[NDArray[Any], Mask]:
     """y_i = x_i / (1 - drop) where kept, 0 where dropped, each with probability ``drop``. Returns (y, mask).
 
-    x: any shape and strides; float32, float64, float16 or bfloat16 (16-bit types: scaled in float32, rounded once).
+    x: any shape and strides; float32, float64, float16 or bfloat16 (16-bit types: scaled in float32, rounded once);
+    of NumPy, of CuPy, or another library's array on a GPU. On a GPU nothing waits, and CuPy arrays come back.
     y has x's shape, dtype and memory order, or is ``out`` (same shape and dtype; x itself, or no memory of x).
     drop: in [0, 1], exact to 2**-32. 0 is the identity; 1 gives 0 everywhere, also for infinities and NaN.
     seed in [0, 2**64) and offset in [0, 2**63) choose the mask: give every layer a seed and count its calls in offset.
@@ -153,8 +156,13 @@ def _keep_scale(drop: float, scale: str) -> float:
     return 1.0 / (1.0 - drop) if scale == "inverted" and drop < 1.0 else 1.0
 
 
-def _empty_bits(size: int) -> NDArray[np.uint8]:
-    return np.empty((size + 63) // 64 * 8, np.uint8)
+def _bytes_of_bits(size: int) -> int:
+    return (size + 63) // 64 * 8
+
+
+def _protect(bits: Any) -> None:
+    if type(bits) is np.ndarray:  # CuPy has no read-only arrays
+        bits.setflags(write=False)
 
 
 # The calls
@@ -171,23 +179,24 @@ def _forward(
     out: NDArray[Any] | None,
     argument: str = "x",
 ) -> tuple[NDArray[Any], Mask]:
+    x, out = _dispatch.as_array(x), _dispatch.as_array(out)
     backend = _dispatch.backend_for(x, op, argument)
-    y = np.empty_like(x, subok=False) if out is None else out
-    bits = _empty_bits(x.size) if keep_bits else None
+    y = _dispatch.empty_like(x) if out is None else out
+    bits = _dispatch.empty(_bytes_of_bits(x.size), np.uint8, x) if keep_bits else None
     try:
         backend.dropout_forward(x, y, bits, _threshold(drop), _keep_scale(drop, scale), seed, offset)
     except _checks.Rejected as rejected:
         raise _explain(op, rejected, x, argument, y) from None
-    if bits is not None:
-        bits.setflags(write=False)
+    _protect(bits)
     return y, Mask(x.shape, drop, scale, seed, offset, bits)
 
 
 def _backward(op: str, dout: NDArray[Any], mask: Mask, out: NDArray[Any] | None) -> NDArray[Any]:
+    dout, out = _dispatch.as_array(dout), _dispatch.as_array(out)
     backend = _dispatch.backend_for(dout, op, "dout")
     if dout.shape != mask.shape:
         raise _checks.explain(op, _checks.Rejected("dout", "shape"), {"dout": dout}, {"dout": mask.shape})
-    dx = np.empty_like(dout, subok=False) if out is None else out
+    dx = _dispatch.empty_like(dout) if out is None else out
     drop = mask.drop
     try:
         backend.dropout_backward(
@@ -200,9 +209,9 @@ def _backward(op: str, dout: NDArray[Any], mask: Mask, out: NDArray[Any] | None)
 
 def _draw(op: str, shape: tuple[int, ...], drop: float, seed: int, offset: int) -> NDArray[np.uint8]:
     size = _size(shape)
-    bits = _empty_bits(size)
+    bits = _dispatch.forced_array_module().empty(_bytes_of_bits(size), np.uint8)
     _dispatch.backend_for(bits, op, "shape").dropout_mask(bits, size, _threshold(drop), seed, offset)
-    bits.setflags(write=False)
+    _protect(bits)
     return bits
 
 
@@ -213,7 +222,7 @@ def _explain(op: str, rejected: _checks.Rejected, source: Any, argument: str, ou
     by_dtype = rejected.reason == "dtype"
     expected = {
         "out": _checks.dtype_name(source) if by_dtype else source.shape,
-        "mask.bits": "uint8" if by_dtype else _empty_bits(source.size).shape,
+        "mask.bits": "uint8" if by_dtype else (_bytes_of_bits(source.size),),
     }
     return _checks.explain(op, rejected, {argument: source, "out": out, "mask.bits": bits}, expected)
 
@@ -314,6 +323,7 @@ class Dropout(_RandomLayer):
 
     def forward(self, x: NDArray[Any], training: bool = True) -> NDArray[Any]:
         op = "Dropout.forward"
+        x = _dispatch.as_array(x)
         if not training:
             self._saved = 1.0 if self.scale == "inverted" else 1.0 - self.drop
             return _multiply(op, x, "x", self._saved)
@@ -327,6 +337,7 @@ class Dropout(_RandomLayer):
 
     def backward(self, dout: NDArray[Any]) -> NDArray[Any]:
         op, saved = "Dropout.backward", self._saved
+        dout = _dispatch.as_array(dout)
         if isinstance(saved, Mask):
             return _backward(op, dout, saved, None)
         if saved is None:
@@ -336,17 +347,19 @@ class Dropout(_RandomLayer):
         _check_array(op, dout, "dout")
         if dout.shape != saved.shape:
             raise _checks.explain(op, _checks.Rejected("dout", "shape"), {"dout": dout}, {"dout": saved.shape})
-        return np.multiply(dout, saved, out=np.empty_like(dout, subok=False), dtype=dout.dtype)
+        multiply = _dispatch.array_module(dout).multiply
+        return multiply(dout, saved, out=_dispatch.empty_like(dout), dtype=dout.dtype)
 
     def _forward_numpy(self, op: str, x: NDArray[Any]) -> NDArray[Any]:
         _check_array(op, x, "x")
         kept = np.random.rand(*x.shape) > self.drop  # noqa: NPY002  the book's generator is the point
-        factors = np.asarray(kept).astype(x.dtype)
+        xp = _dispatch.array_module(x)
+        factors = xp.asarray(kept).astype(x.dtype)
         keep_scale = _keep_scale(self.drop, self.scale)
         if keep_scale != 1.0:
             factors *= x.dtype.type(keep_scale)
         self._saved = factors
-        return np.multiply(x, factors, out=np.empty_like(x, subok=False))
+        return xp.multiply(x, factors, out=_dispatch.empty_like(x))
 
 
 def _preset(name: str, scale: str | None) -> str:
@@ -357,6 +370,10 @@ def _check_array(op: str, array: Any, argument: str, *, write: bool = False) -> 
     """Refuse what the kernels would refuse, where no kernel sees the array."""
     _dispatch.backend_for(array, op, argument)
     dtype, flags = array.dtype, array.flags
+    if _checks.is_cupy(array):  # always native, aligned and writeable
+        if dtype.char in "efd" or dtype.name == "bfloat16":
+            return
+        raise _checks.explain(op, _checks.Rejected(argument, "dtype"), {argument: array})
     if dtype.char in "efd" and dtype.isnative and flags.aligned and (flags.carray or not write):
         return
     from kitae.reference._arrays import array_argument
@@ -369,11 +386,12 @@ def _check_array(op: str, array: Any, argument: str, *, write: bool = False) -> 
 
 def _multiply(op: str, array: NDArray[Any], argument: str, factor: float) -> NDArray[Any]:
     """factor * array: the array itself where the factor is 1, zeros where it is 0."""
+    array = _dispatch.as_array(array)
     if factor == 1.0:
         _check_array(op, array, argument)
         return array
     backend = _dispatch.backend_for(array, op, argument)
-    result = np.empty_like(array, subok=False)
+    result = _dispatch.empty_like(array)
     try:
         backend.dropout_forward(array, result, None, _DROP_ALL if factor == 0.0 else 0, factor, 0, 0)
     except _checks.Rejected as rejected:
@@ -494,16 +512,16 @@ class DropConnect(_RandomLayer):
                 argument = f"layer.params[{name!r}]"
                 _check_array(op, weight, argument, write=True)
                 true = self._memory(name, weight)
-                np.copyto(true, weight)
+                _dispatch.array_module(weight).copyto(true, weight)
                 changed.append((weight, true))
                 self._drop(op, true, weight, draw, number, argument)
             yield
         finally:
             for weight, true in reversed(changed):  # the same memory may have been changed twice
-                np.copyto(weight, true)
+                _dispatch.array_module(weight).copyto(weight, true)
 
     def _memory(self, name: str, weight: NDArray[Any]) -> NDArray[Any]:
         memory = self._true.get(name)
         if memory is None or (memory.shape, memory.dtype) != (weight.shape, weight.dtype):
-            memory = self._true[name] = np.empty_like(weight, subok=False)
+            memory = self._true[name] = _dispatch.empty_like(weight)
         return memory

@@ -4,7 +4,7 @@
 #include "cuda/stream.h"
 
 #if defined(KITAE_CUDA_SIMULATED)
-#include "cuda/stand_in.h"
+#include "cuda/flags.h"
 #endif
 
 namespace py = pybind11;
@@ -12,10 +12,10 @@ using namespace kitae::bindings;
 
 namespace {
 
-#if defined(KITAE_CUDA_SIMULATED)
-std::vector<int> devices_in_use() { return {0}; }
-#else
+#if defined(KITAE_CUDA)
 using kitae::bindings::devices_in_use;
+#else
+std::vector<int> devices_in_use() { return {0}; }
 #endif
 
 // What the kernels of one device found since the last call.
@@ -42,12 +42,32 @@ PYBIND11_MODULE(KITAE_MODULE, module, py::mod_gil_not_used()) {
   module.def(
       "check", &check, py::call_guard<Arguments>(),
       "Waits for the devices that were used; (code, place) of what its kernels found since the last call, or None.");
-#if defined(KITAE_CUDA_SIMULATED)
-  module.doc() = "kitae's CUDA backend on the host, for tests.";
-  register_threads(module);
-  module.def("set_seed", &kitae::cuda::stand_in::set_seed, py::arg("seed"), "Chooses the order of blocks and warps.");
-#else
+#if defined(KITAE_CUDA)
   module.doc() = "kitae's CUDA backend.";
   register_runtime(module);
+#else
+  module.doc() = "kitae's CUDA backend on the host, for NumPy arrays.";
+  register_threads(module);
+#endif
+#if defined(KITAE_CUDA_SIMULATED)
+  namespace stand_in = kitae::cuda::stand_in;
+  module.def("set_seed", &stand_in::set_seed, py::arg("seed"), "Chooses the order of blocks and warps.");
+  module.def(
+      "launched",
+      [] {
+        const stand_in::Launched& latest = stand_in::launched();
+        return py::make_tuple(latest.count, latest.device, reinterpret_cast<uintptr_t>(latest.stream));
+      },
+      "(launches so far, device of the latest, its stream).");
+  module.def(
+      "raise_finding",
+      [](int device, uint32_t code, int64_t place) {
+        const kitae::cuda::OnStream on(device, nullptr);
+        kitae::cuda::raise_flag(kitae::cuda::device_flags(), static_cast<kitae::cuda::Finding>(code), place);
+      },
+      py::arg("device"), py::arg("code"), py::arg("place"), py::call_guard<Arguments>(), "As a kernel would.");
+  module.def(
+      "fail_allocations_after", [](int64_t count) { stand_in::allocations_until_failure() = count; }, py::arg("count"),
+      "Device memory runs out after this many allocations; -1: never.");
 #endif
 }

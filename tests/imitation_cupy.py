@@ -1,0 +1,136 @@
+"""As much of CuPy as kitae uses, over NumPy arrays: the boundary of kitae._cuda is tested where there is no GPU.
+
+Like CuPy's, its arrays refuse to become NumPy arrays unasked and belong to the device that was current when they were
+made. All "devices" share the host's memory.
+"""
+
+import sys
+from types import ModuleType, TracebackType
+from typing import Any
+
+import numpy as np
+
+
+class Device:
+    current = 0
+
+    def __init__(self, number: int | None = None) -> None:
+        self.id = Device.current if number is None else number
+        self._before: list[int] = []
+
+    def __enter__(self) -> "Device":
+        self._before.append(Device.current)
+        Device.current = self.id
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        Device.current = self._before.pop()
+
+
+class Stream:
+    """The current stream of each device."""
+
+    current: dict[int, int] = {}  # noqa: RUF012
+
+    def __init__(self, ptr: int) -> None:
+        self.ptr = ptr
+
+
+class MemoryPointer:
+    def __init__(self, ptr: int, device_id: int) -> None:
+        self.ptr, self.device_id = ptr, device_id
+
+
+class ndarray:
+    def __init__(self, host: np.ndarray, device: int | None = None) -> None:
+        self._host = host
+        self.device = Device(device)
+
+    def __array__(self, *_args: Any, **_keywords: Any) -> np.ndarray:
+        raise TypeError("implicit conversion to a NumPy array")
+
+    __array_ufunc__ = None
+    shape = property(lambda self: self._host.shape)
+    strides = property(lambda self: self._host.strides)
+    dtype = property(lambda self: self._host.dtype)
+    size = property(lambda self: self._host.size)
+    ndim = property(lambda self: self._host.ndim)
+    flags = property(lambda self: self._host.flags)
+    T = property(lambda self: self._wrap(self._host.T))
+
+    @property
+    def data(self) -> MemoryPointer:
+        return MemoryPointer(self._host.ctypes.data, self.device.id)
+
+    def _wrap(self, host: np.ndarray) -> "ndarray":
+        return ndarray(host, self.device.id)
+
+    def __getitem__(self, key: Any) -> "ndarray":
+        return self._wrap(self._host[key])
+
+    def view(self, dtype: Any) -> "ndarray":
+        return self._wrap(self._host.view(dtype))
+
+    def reshape(self, *shape: Any) -> "ndarray":
+        return self._wrap(self._host.reshape(*shape))
+
+    def astype(self, dtype: Any) -> "ndarray":
+        return self._wrap(self._host.astype(dtype))
+
+    def copy(self) -> "ndarray":
+        return self._wrap(self._host.copy())
+
+    def get(self) -> np.ndarray:
+        return self._host.copy()
+
+
+def _host(value: Any) -> Any:
+    return value._host if isinstance(value, ndarray) else value
+
+
+def _of_other_library(value: Any) -> "ndarray":
+    interface = value.__cuda_array_interface__
+    keep = type("Keep", (), {"__array_interface__": interface})()
+    return ndarray(np.asarray(keep))
+
+
+def _make() -> ModuleType:
+    module = ModuleType("cupy")
+    cuda = ModuleType("cupy.cuda")
+    module.ndarray = ndarray  # type: ignore[attr-defined]
+    module.empty = lambda shape, dtype: ndarray(np.empty(shape, dtype))  # type: ignore[attr-defined]
+    module.empty_like = lambda a: ndarray(np.empty_like(a._host, subok=False))  # type: ignore[attr-defined]
+    module.asnumpy = lambda a: a.get()  # type: ignore[attr-defined]
+    module.asarray = lambda a: (  # type: ignore[attr-defined]
+        _of_other_library(a) if hasattr(a, "__cuda_array_interface__") else ndarray(np.array(_host(a)))
+    )
+    module.unpackbits = lambda a, bitorder: ndarray(  # type: ignore[attr-defined]
+        np.unpackbits(a._host, bitorder=bitorder)
+    )
+    module.copyto = lambda to, source: np.copyto(to._host, source._host)  # type: ignore[attr-defined]
+
+    def multiply(a: Any, b: Any, out: ndarray, dtype: Any = None) -> ndarray:
+        np.multiply(_host(a), _host(b), out=out._host, dtype=dtype)
+        return out
+
+    module.multiply = multiply  # type: ignore[attr-defined]
+    module.from_dlpack = lambda a: ndarray(a.host, a.__dlpack_device__()[1])  # type: ignore[attr-defined]
+    cuda.Device = Device  # type: ignore[attr-defined]
+    cuda.get_current_stream = lambda device: Stream(Stream.current.get(device, 0))  # type: ignore[attr-defined]
+    cuda.runtime = ModuleType("cupy.cuda.runtime")  # type: ignore[attr-defined]
+    cuda.runtime.pointerGetAttributes = lambda ptr: type("Attributes", (), {"device": 1})()  # type: ignore[attr-defined]
+    module.cuda = cuda  # type: ignore[attr-defined]
+    return module
+
+
+#: One for the process: the compiled module looks its types up once.
+CUPY = _make()
+
+
+def install(monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", CUPY)
+    monkeypatch.setitem(sys.modules, "cupy.cuda", CUPY.cuda)
+    monkeypatch.setattr(Device, "current", 0)
+    monkeypatch.setattr(Stream, "current", {})
