@@ -39,7 +39,9 @@ def _rows() -> Iterator[object]:
 def test_rows(case: Case, size: Size, dtype: str, cuda: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     original = case.inputs(size, dtype)
     reference = run(case, original, "reference", give_out=False)
-    for seed, path in enumerate(PATHS if dtype == "float32" else PATHS[:2]):
+    # The driver's choice is test_cuda_simulated.py's; clusters of large tensors take their time.
+    forced = PATHS[1:] if dtype == "float32" else PATHS[1:2]
+    for seed, path in enumerate(forced[:2] if original["x"].size > 100_000 else forced):
         monkeypatch.setenv("KITAE_CUDA_BATCH_NORM", path)
         cuda.set_seed(seed)
         results = run(case, original, "cpu", give_out=seed % 2 == 1)
