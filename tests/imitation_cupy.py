@@ -79,8 +79,14 @@ class ndarray:
     def astype(self, dtype: Any) -> "ndarray":
         return self._wrap(self._host.astype(dtype))
 
-    def copy(self) -> "ndarray":
-        return self._wrap(self._host.copy())
+    def copy(self, order: Any = "C") -> "ndarray":
+        return self._wrap(self._host.copy(order))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._host[_host(key)] = _host(value)
+
+    def __invert__(self) -> "ndarray":
+        return self._wrap(~self._host)
 
     def get(self) -> np.ndarray:
         return self._host.copy()
@@ -109,6 +115,8 @@ def _make() -> ModuleType:
     module.unpackbits = lambda a, bitorder: ndarray(  # type: ignore[attr-defined]
         np.unpackbits(a._host, bitorder=bitorder)
     )
+    module.isfinite = lambda a: ndarray(np.isfinite(a._host))  # type: ignore[attr-defined]
+    module.full = lambda shape, value, dtype: ndarray(np.full(shape, value, dtype))  # type: ignore[attr-defined]
     module.copyto = lambda to, source: np.copyto(to._host, source._host)  # type: ignore[attr-defined]
 
     def multiply(a: Any, b: Any, out: ndarray, dtype: Any = None) -> ndarray:
