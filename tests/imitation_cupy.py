@@ -57,6 +57,7 @@ class ndarray:
     dtype = property(lambda self: self._host.dtype)
     size = property(lambda self: self._host.size)
     ndim = property(lambda self: self._host.ndim)
+    itemsize = property(lambda self: self._host.itemsize)
     flags = property(lambda self: self._host.flags)
     T = property(lambda self: self._wrap(self._host.T))
 
@@ -69,6 +70,16 @@ class ndarray:
 
     def __getitem__(self, key: Any) -> "ndarray":
         return self._wrap(self._host[key])
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._host[key] = _host(value)
+
+    def fill(self, value: float) -> None:
+        self._host.fill(value)
+
+    def set(self, array: np.ndarray) -> None:
+        assert self._host.flags.c_contiguous
+        np.copyto(self._host, array)
 
     def view(self, dtype: Any) -> "ndarray":
         return self._wrap(self._host.view(dtype))

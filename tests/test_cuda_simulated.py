@@ -14,9 +14,9 @@ from kitae.bench.cases.row import dtype_named
 from test_backends_agree import assert_close, assert_same_bits, family_of_result, run
 
 SEEDS = (1, 2, 3)
-#: Families whose every result is element-wise, or summed in the CPU's order. Sums of the others come in another one: the
-#: row's own tolerance, and the same bits for every order of blocks.
-EXACT = {"dropout", "batch_norm"}
+#: Families whose every result is element-wise, or summed in the CPU's order. Sums of others would come in another order:
+#: the row's own tolerance, and the same bits for every order of blocks.
+EXACT = {"dropout", "batch_norm", "optimizers", "clipping"}
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
