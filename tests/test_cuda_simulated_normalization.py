@@ -1,6 +1,7 @@
 """Batch norm's CUDA kernels on the host: every way to compute it has the reference's bits."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -80,30 +81,9 @@ def test_at_any_alignment(
     values, added, gradient = (rng.standard_normal(shape).astype(dtype_named(dtype)) for _ in range(3))
     gamma, beta = rng.standard_normal((2, shape[1])).astype(np.float32)
     for offsets in ((0, 0, 0, 0), (1, 1, 1, 1), (3, 1, 0, 2)):
-        x, residual, dout, out = (
-            _at(a, offset) for a, offset in zip((values, added, gradient, values), offsets, strict=True)
-        )
+        arrays = [_at(a, offset) for a, offset in zip((values, added, gradient, values), offsets, strict=True)]
         for activation, with_residual in ((None, False), ("relu", False), ("leaky_relu", True)):
-
-            def call(activation: Any = activation, with_residual: Any = with_residual) -> Any:
-                y, saved = kitae.batch_norm(
-                    x,
-                    gamma,
-                    beta,
-                    None,
-                    None,
-                    training=True,
-                    activation=activation,
-                    residual=residual if with_residual else None,
-                    nonfinite="propagate",
-                    out=out,
-                )
-                into = _at(gradient, offsets[3])
-                results = kitae.batch_norm_backward(dout, saved, out=into)
-                in_place = _at(gradient, offsets[0])
-                kitae.batch_norm_backward(in_place, saved, out=in_place)
-                return [y.copy(), saved.mean.copy(), saved.inv_std.copy(), *results, in_place], saved._mask
-
+            call = partial(_there_and_back, *arrays, gamma, beta, activation, with_residual)
             (expected, mask), (got, simulated_mask) = _both(call, cuda, monkeypatch)
             for i, (value, reference) in enumerate(zip(got, expected, strict=True)):
                 assert_same_bits(value, reference, f"result {i}, offsets {offsets}, {activation}")
@@ -113,11 +93,40 @@ def test_at_any_alignment(
                 assert simulated_mask is None
 
 
+def _there_and_back(
+    x: np.ndarray,
+    residual: np.ndarray,
+    dout: np.ndarray,
+    out: np.ndarray,
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    activation: str | None,
+    with_residual: bool,
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Results of forward, of backward, and of backward in place at x's alignment; the mask."""
+    y, saved = kitae.batch_norm(
+        x,
+        gamma,
+        beta,
+        None,
+        None,
+        training=True,
+        activation=activation,
+        residual=residual if with_residual else None,
+        nonfinite="propagate",
+        out=out,
+    )
+    results = kitae.batch_norm_backward(dout, saved, out=np.empty_like(x))
+    in_place = _at(dout, x.ctypes.data % 64 // x.itemsize)
+    kitae.batch_norm_backward(in_place, saved, out=in_place)
+    return [y.copy(), saved.mean.copy(), saved.inv_std.copy(), *results, in_place], saved._mask
+
+
 def test_clusters_of_sixteen(cuda: ModuleType, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KITAE_CUDA_BATCH_NORM", "resident16")
     for shape in ((17 * 256 + 5, 9), (2, 1, 9 * 4096)):
         x = rng.standard_normal(shape).astype(np.float32)
-        expected, got = _both(lambda x=x: _trained(x), cuda, monkeypatch)
+        expected, got = _both(partial(_trained, x), cuda, monkeypatch)
         for value, reference in zip(got, expected, strict=True):
             assert_same_bits(value, reference, str(shape))
 
@@ -190,7 +199,7 @@ def test_other_rules_as_the_reference(
     for shape in ((600, 7), (2, 7, 300)):
         x = rng.standard_normal(shape).astype(np.float32)
         x[1, 5], x[-1, 2] = np.inf, np.nan
-        expected, got = _both(lambda x=x: _trained(x, nonfinite=rule), cuda, monkeypatch)
+        expected, got = _both(partial(_trained, x, nonfinite=rule), cuda, monkeypatch)
         for value, reference in zip(got, expected, strict=True):
             assert_same_bits(value, reference, rule)
         assert cuda.check() is None

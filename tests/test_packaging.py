@@ -20,6 +20,7 @@ heavy = {"cupy", "torch", "scipy", "sklearn", "matplotlib", "tqdm", "ml_dtypes",
 found = heavy & (set(sys.modules) - before)
 assert not found, found
 assert "kitae.nn" not in sys.modules and "kitae.bench" not in sys.modules
+assert "kitae._cuda" not in sys.modules
 assert "libcuda" not in open("/proc/self/maps").read()
 """
 

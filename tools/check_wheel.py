@@ -3,6 +3,7 @@
 Prints every number it checks, and the platform tag that auditwheel would give.
 """
 
+import argparse
 import re
 import subprocess
 import sys
@@ -10,10 +11,12 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-LARGEST_BYTES = 5_000_000
+LARGEST_BYTES = 40_000_000
+LARGEST_CPU_BYTES = 5_000_000  # of the wheel without kitae._cuda
 # Vector registers that a module's code may name: none of them outside the modules that _cpu.py chooses by CPU.
 WIDE_REGISTERS = {"_cpu_x86_64_v3": {"ymm"}, "_cpu_x86_64_v4": {"ymm", "zmm"}}
-LIBRARIES = {"libstdc++.so.6", "libm.so.6", "libgcc_s.so.1", "libc.so.6", "libpthread.so.0"}
+# No libcuda and no libcudart: _cuda loads on a machine without a driver.
+LIBRARIES = {"libstdc++.so.6", "libm.so.6", "libgcc_s.so.1", "libc.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1"}
 LIBRARY_PREFIXES = ("ld-linux",)
 
 
@@ -43,7 +46,7 @@ def check_module(path: Path) -> list[str]:
     return wrong
 
 
-def main(wheel: Path) -> int:
+def main(wheel: Path, *, cuda_expected: bool) -> int:
     size = wheel.stat().st_size
     print(f"{wheel.name}: {size / 1e6:.2f} MB")
     wrong = [] if size < LARGEST_BYTES else [f"{wheel.name}: {size} bytes, the limit is {LARGEST_BYTES}"]
@@ -51,6 +54,12 @@ def main(wheel: Path) -> int:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder)
             names = archive.namelist()
+            cuda = sum(entry.compress_size for entry in archive.infolist() if entry.filename.startswith("kitae/_cuda."))
+        if cuda_expected and cuda == 0:
+            wrong.append(f"{wheel.name}: kitae._cuda is missing")
+        print(f"{wheel.name}: without kitae._cuda {(size - cuda) / 1e6:.2f} MB")
+        if size - cuda > LARGEST_CPU_BYTES:
+            wrong.append(f"{wheel.name}: {size - cuda} bytes without kitae._cuda, the limit is {LARGEST_CPU_BYTES}")
         modules = sorted(Path(folder).rglob("*.so"))
         if not modules:
             wrong.append(f"{wheel.name}: no compiled module")
@@ -59,7 +68,7 @@ def main(wheel: Path) -> int:
     for expected in ("kitae/py.typed", "kitae/_cpu.pyi", "kitae/_isa.pyi"):
         if expected not in names:
             wrong.append(f"{wheel.name}: {expected} is missing")
-    if unexpected := [name for name in names if name.endswith((".cpp", ".h", ".cu", ".o"))]:
+    if unexpected := [name for name in names if name.endswith((".cpp", ".h", ".cu", ".o", ".a"))]:
         wrong.append(f"{wheel.name}: contains {unexpected}")
     print(" ".join(output(sys.executable, "-m", "auditwheel", "show", str(wheel)).split()))
     for line in wrong:
@@ -68,4 +77,8 @@ def main(wheel: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("wheel", type=Path)
+    parser.add_argument("--cuda", action="store_true", help="kitae._cuda has to be in it")
+    arguments = parser.parse_args()
+    sys.exit(main(arguments.wheel, cuda_expected=arguments.cuda))

@@ -1,4 +1,7 @@
-"""Write python/kitae/_cpu.pyi and _isa.pyi from the installed compiled modules; --check: compare instead, and fail."""
+"""Write python/kitae/_cpu.pyi, _isa.pyi and, where kitae has CUDA, _cuda.pyi from the installed compiled modules.
+
+--check: compare instead, and fail.
+"""
 
 import argparse
 import difflib
@@ -6,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from kitae import _isa
@@ -38,6 +42,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 where a stub is out of date")
     check = parser.parse_args().check
     modules = {"_isa": "_isa"} | {f"_cpu_{variant}": "_cpu" for variant in _isa.supported()}
+    if find_spec("kitae._cuda") is not None:
+        modules["_cuda"] = "_cuda"
     outdated = 0
     for module, name in modules.items():
         text, path = generated(module), PACKAGE / f"{name}.pyi"

@@ -28,6 +28,14 @@ KITAE_DEVICE Float16 narrow<Float16>(float value) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half.bits) : "f"(value));
   return half;
 }
+#if __CUDA_ARCH__ >= 800
+template <>
+KITAE_DEVICE BFloat16 narrow<BFloat16>(float value) {
+  BFloat16 half;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(half.bits) : "f"(value));
+  return half;
+}
+#endif
 #endif
 
 }  // namespace kitae::cuda

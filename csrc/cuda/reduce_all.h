@@ -11,7 +11,7 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
+#include <type_traits>
 
 #include "cuda/flags.h"
 #include "cuda/list.h"
@@ -66,7 +66,7 @@ struct NormKernel {
 
  private:
   static constexpr uint64_t kThere = uint64_t{1} << 63;
-  static constexpr uint64_t kNaN = uint64_t{0x7ff8} << 48;
+  static constexpr uint64_t kNaN = uint64_t{0x7ff8} << 48, kInfinity = uint64_t{0x7ff0} << 48;
 
   // make(tensor, begin, count) -> this lane's part of the chunk, a number >= +0 or NaN; lanes fold by halves.
   template <bool largest = false, class Make>
@@ -159,51 +159,87 @@ struct NormKernel {
     return sum;
   }
 
-  // The sums of chunks [first, end), each added (or compared) by every lane of the warp.
+  KITAE_DEVICE uint64_t look(int64_t chunk) const { return *static_cast<const volatile uint64_t*>(partial + chunk); }
+  // What another block publishes for a chunk, once it is there; the place is empty again then.
+  KITAE_DEVICE double wait_for(int64_t chunk, uint64_t seen) const {
+    while (seen == 0) {
+      spin();
+      seen = look(chunk);
+    }
+    partial[chunk] = 0;
+    return bit_cast<double>(seen & ~kThere);
+  }
+
+  // add(total, value) over chunks [first, end) in order, by a whole warp: lanes look ahead, the additions wait for each
+  // other only.
   template <class Add>
-  KITAE_DEVICE void take(int64_t first, int64_t end, Add add) const {
+  KITAE_DEVICE double by_warp(int64_t first, int64_t end, Add add) const {
     constexpr int kAhead = 4;
+    double total = 0.0;
     uint64_t next[kAhead];
-    const auto look = [&](int64_t chunk) -> uint64_t {
-      return chunk < end ? *static_cast<const volatile uint64_t*>(partial + chunk) : kThere;
-    };
     KITAE_UNROLL
-    for (int k = 0; k < kAhead; ++k) next[k] = look(first + k * kWarp + lane_index());
+    for (int k = 0; k < kAhead; ++k) {
+      const int64_t chunk = first + k * kWarp + lane_index();
+      next[k] = chunk < end ? look(chunk) : 0;
+    }
     KITAE_NO_UNROLL
     for (; first < end; first += kAhead * kWarp) {
-      uint64_t now[kAhead];
+      double now[kAhead];
       KITAE_UNROLL
       for (int k = 0; k < kAhead; ++k) {
         const int64_t chunk = first + k * kWarp + lane_index();
-        now[k] = next[k];
-        while (now[k] == 0) {
-          spin();
-          now[k] = look(chunk);
-        }
-        if (chunk < end) partial[chunk] = 0;
+        now[k] = chunk < end ? wait_for(chunk, next[k]) : 0.0;
+        next[k] = chunk + kAhead * kWarp < end ? look(chunk + kAhead * kWarp) : 0;
       }
-      KITAE_UNROLL
-      for (int k = 0; k < kAhead; ++k) next[k] = look(first + (kAhead + k) * kWarp + lane_index());
       sync_warp();
       KITAE_UNROLL
       for (int k = 0; k < kAhead; ++k) {
-        const double value = bit_cast<double>(now[k] & ~kThere);
         const int64_t left = end - first - k * kWarp;
-        KITAE_UNROLL
-        for (int lane = 0; lane < kWarp; ++lane) {
-          const double one = shuffle(kAllLanes, value, lane);
-          if (lane < left) add(one);
+        if (left >= kWarp) {
+          KITAE_UNROLL
+          for (int lane = 0; lane < kWarp; ++lane) total = add(total, shuffle(kAllLanes, now[k], lane));
+        } else {
+          KITAE_NO_UNROLL
+          for (int lane = 0; lane < left; ++lane) total = add(total, shuffle(kAllLanes, now[k], lane));
         }
       }
+    }
+    return total;
+  }
+
+  // add(total, value) over the chunks of every tensor; use(tensor, total) once, by one thread. Tensors of few chunks
+  // are added by a thread each, others by a warp. Neighbours go to different warps: their chunks come one after the
+  // other.
+  template <class Add, class Use>
+  KITAE_DEVICE void each_tensor(Add add, Use use) const {
+    constexpr int64_t kFew = 4;
+    KITAE_NO_UNROLL
+    for (int32_t first = 0; first < list.count; first += kThreads) {
+      const int32_t tensor = first + lane_index() * kWarps + warp_index();
+      int64_t begin = 0, end = 0;
+      if (tensor < list.count) {
+        begin = list.first_chunk[tensor];
+        end = list.first_chunk[tensor + 1];
+      }
+      double total = 0.0;
+      if (end - begin <= kFew) {
+        KITAE_NO_UNROLL
+        for (int64_t chunk = begin; chunk < end; ++chunk) total = add(total, wait_for(chunk, look(chunk)));
+      }
+      uint32_t others = ballot(kAllLanes, end - begin > kFew);
+      KITAE_NO_UNROLL
+      for (int lane = 0; others != 0; ++lane, others >>= 1) {
+        if (!(others & 1u)) continue;
+        const double of_lane = by_warp(shuffle(kAllLanes, begin, lane), shuffle(kAllLanes, end, lane), add);
+        if (lane_index() == lane) total = of_lane;
+      }
+      if (tensor < list.count) use(tensor, total);
     }
   }
 
   KITAE_DEVICE void sums_of_tensors() const {
-    for (int32_t tensor = warp_index(); tensor < list.count; tensor += kWarps) {
-      double sum = 0.0;
-      take(list.first_chunk[tensor], list.first_chunk[tensor + 1], [&](double value) { sum += value; });
-      if (lane_index() == 0) of_tensors[tensor] = sum;
-    }
+    each_tensor([](double sum, double value) { return sum + value; },
+                [&](int32_t tensor, double sum) { of_tensors[tensor] = sum; });
     sync_block();
   }
 
@@ -228,7 +264,7 @@ struct NormKernel {
         if (!needs_scaling(sum_of(number))) return largest;
         const auto compare = [&](auto value) {
           const double wide = static_cast<double>(value);
-          const double magnitude = nonfinite(wide) ? std::numeric_limits<double>::infinity() : absolute(wide);
+          const double magnitude = nonfinite(wide) ? bit_cast<double>(kInfinity) : absolute(wide);
           largest = magnitude > largest ? magnitude : largest;
         };
         const Tensor& tensor = list.tensors[number];
@@ -240,15 +276,12 @@ struct NormKernel {
       });
     } else {
       bool scaled = false;
-      for (int32_t tensor = warp_index(); tensor < list.count; tensor += kWarps) {
-        double largest = 0.0;
-        take(list.first_chunk[tensor], list.first_chunk[tensor + 1],
-             [&](double value) { largest = value > largest ? value : largest; });
-        if (largest > 0.0 && !nonfinite(largest)) {
-          scaled = true;
-          if (lane_index() == 0) scales[tensor] = norm_scale(largest);
-        }
-      }
+      each_tensor([](double largest, double value) { return value > largest ? value : largest; },
+                  [&](int32_t tensor, double largest) {
+                    if (!(largest > 0.0) || nonfinite(largest)) return;
+                    scaled = true;
+                    scales[tensor] = norm_scale(largest);
+                  });
       scaled = any_of_block(scaled);
       if (thread_index() == 0) found->scaled = scaled;
     }
@@ -276,10 +309,12 @@ struct NormKernel {
       const int32_t mine = first + lane_index();
       const double own = mine < list.count ? value(mine) : 0.0;
       const int32_t left = list.count - first;
-      KITAE_UNROLL
-      for (int lane = 0; lane < kWarp; ++lane) {
-        const double one = shuffle(kAllLanes, own, lane);
-        if (lane < left) add(one);
+      if (left >= kWarp) {
+        KITAE_UNROLL
+        for (int lane = 0; lane < kWarp; ++lane) add(shuffle(kAllLanes, own, lane));
+      } else {
+        KITAE_NO_UNROLL
+        for (int lane = 0; lane < left; ++lane) add(shuffle(kAllLanes, own, lane));
       }
     }
   }

@@ -86,7 +86,8 @@ def explain(
         case "overlap":
             return error(ValueError, op, name, "memory of its own", Words("an array that overlaps another argument"))
         case "device":
-            place = Words(f"an array on device {value.device.id}")
+            device: Any = getattr(value, "device", None)
+            place = Words(f"an array on device {device.id}")
             return error(ValueError, op, name, "memory on the device of the others (arrays are never moved)", place)
         case "repeats":
             return error(

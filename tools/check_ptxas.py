@@ -1,0 +1,72 @@
+"""What ptxas said of each CUDA kernel: fails where registers spill, or where a report is missing.
+
+    python tools/check_ptxas.py build/cuda/ptxas
+
+CMake keeps the reports (cmake/keep_ptxas_report.sh), one a source file. Kernels for which only PTX is made (75-virtual)
+have none: build for real architectures to see them.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+SOURCES = Path(__file__).resolve().parents[1] / "csrc" / "drivers"
+_ENTRY = re.compile(r"Compiling entry function '(\S+)' for '(\w+)'")
+_STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+_USED = re.compile(r"Used (\d+) registers")
+
+
+class Kernel(NamedTuple):
+    name: str
+    architecture: str
+    registers: int
+    stack: int
+    spilled: int
+
+
+def kernels(report: str) -> list[Kernel]:
+    found = []
+    name = architecture = ""
+    stack = spilled = 0
+    for line in report.splitlines():
+        if entry := _ENTRY.search(line):
+            name, architecture = entry[1], entry[2]
+        elif sizes := _STACK.search(line):
+            stack, spilled = int(sizes[1]), int(sizes[2]) + int(sizes[3])
+        elif (used := _USED.search(line)) and name:
+            found.append(Kernel(name, architecture, int(used[1]), stack, spilled))
+            name = ""
+    return found
+
+
+def readable(names: list[str]) -> list[str]:
+    result = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True)
+    short = [
+        re.sub(r"\(anonymous namespace\)::|kitae::|cuda::detail::run|void ", "", n) for n in result.stdout.split("\n")
+    ]
+    return [re.sub(r"\(.*\)$", "", name) for name in short]
+
+
+def main(folder: Path) -> int:
+    wrong = []
+    for source in sorted(SOURCES.glob("*.cu")):
+        reports = list(folder.glob(f"{source.name}.*"))
+        found = [kernel for report in reports for kernel in kernels(report.read_text())]
+        if not found:
+            wrong.append(f"{source.name}: no report of a kernel in {folder}")
+            continue
+        most = max(kernel.registers for kernel in found)
+        architectures = ", ".join(sorted({kernel.architecture for kernel in found}))
+        print(f"{source.name}: {len(found)} kernels for {architectures}; at most {most} registers")
+        bad = [kernel for kernel in found if kernel.spilled]
+        for kernel, name in zip(bad, readable([kernel.name for kernel in bad]), strict=False):
+            wrong.append(f"{source.name}: {name} for {kernel.architecture} spills {kernel.spilled} bytes")
+    for line in wrong:
+        print(f"WRONG: {line}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
