@@ -10,9 +10,12 @@ import pytest
 
 import imitation_cupy
 import kitae
+import on_device as on_device_rows
 import simulated
 from imitation_cupy import CUPY, Device, Stream, ndarray
 from kitae import _checks, _dispatch
+from kitae.bench.cases import CASES, Case, Size
+from on_device import compare_with_cpu
 
 
 @pytest.fixture
@@ -49,6 +52,23 @@ def test_dropout_of_cupy_arrays(cuda: ModuleType, rng: np.random.Generator) -> N
         unpacked = kitae.dropout_mask((37, 41), **chosen).unpack()
         assert type(unpacked) is ndarray
         np.testing.assert_array_equal(unpacked.get(), expected_mask.unpack())
+
+
+def _few_rows() -> Iterator[object]:
+    for case in CASES:
+        for size in case.test_sizes[2:16:5]:
+            yield pytest.param(case, size, id=f"{case.name}-{size.label}")
+
+
+@pytest.mark.parametrize(("case", "size"), list(_few_rows()))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_on_cupy_arrays(cuda: ModuleType, case: Case, size: Size, dtype: str) -> None:
+    """How tests/test_cuda.py runs the rows on a GPU."""
+    if dtype not in case.dtypes:
+        pytest.skip(f"{case.name} has no rows in {dtype}")
+    original = case.inputs(size, dtype)
+    on_gpu = on_device_rows.run(CUPY, case, original, give_out=bool(case.out))
+    compare_with_cpu(case, original, on_gpu)
 
 
 @pytest.mark.parametrize("rng_name", ["philox", "numpy"])
