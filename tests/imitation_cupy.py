@@ -79,6 +79,7 @@ class ndarray:
     dtype = property(lambda self: self._host.dtype)
     size = property(lambda self: self._host.size)
     ndim = property(lambda self: self._host.ndim)
+    itemsize = property(lambda self: self._host.itemsize)
     flags = property(lambda self: self._host.flags)
     T = property(lambda self: self._wrap(self._host.T))
 
@@ -92,6 +93,13 @@ class ndarray:
     def __getitem__(self, key: Any) -> "ndarray":
         return self._wrap(self._host[key])
 
+    def fill(self, value: float) -> None:
+        self._host.fill(value)
+
+    def set(self, array: np.ndarray) -> None:
+        assert self._host.flags.c_contiguous
+        np.copyto(self._host, array)
+
     def view(self, dtype: Any) -> "ndarray":
         return self._wrap(self._host.view(dtype))
 
@@ -101,8 +109,14 @@ class ndarray:
     def astype(self, dtype: Any) -> "ndarray":
         return self._wrap(self._host.astype(dtype))
 
-    def copy(self) -> "ndarray":
-        return self._wrap(self._host.copy())
+    def copy(self, order: Any = "C") -> "ndarray":
+        return self._wrap(self._host.copy(order))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._host[_host(key)] = _host(value)
+
+    def __invert__(self) -> "ndarray":
+        return self._wrap(~self._host)
 
     def get(self) -> np.ndarray:
         return self._host.copy()
@@ -131,6 +145,8 @@ def _make() -> ModuleType:
     module.unpackbits = lambda a, bitorder: ndarray(  # type: ignore[attr-defined]
         np.unpackbits(a._host, bitorder=bitorder)
     )
+    module.isfinite = lambda a: ndarray(np.isfinite(a._host))  # type: ignore[attr-defined]
+    module.full = lambda shape, value, dtype: ndarray(np.full(shape, value, dtype))  # type: ignore[attr-defined]
     module.copyto = lambda to, source: np.copyto(to._host, source._host)  # type: ignore[attr-defined]
 
     def multiply(a: Any, b: Any, out: ndarray, dtype: Any = None) -> ndarray:

@@ -27,7 +27,7 @@ def check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 def test_no_spills(check, tmp_path, capsys):
     (tmp_path / "op.cu.o.txt").write_text(REPORT.format(stack=0, stores=0))
     assert check.main(tmp_path) == 0
-    assert "1 kernels for sm_90; at most 63 registers" in capsys.readouterr().out
+    assert "op.cu: 1 kernels for sm_90; at most 63 registers" in capsys.readouterr().out
 
 
 def test_a_spill_is_found(check, tmp_path, capsys):

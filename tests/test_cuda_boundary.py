@@ -195,6 +195,13 @@ def test_errors_of_the_runtime_in_words(cuda: ModuleType) -> None:
     )
 
 
+def test_a_failing_call_is_named(cuda: ModuleType) -> None:
+    with pytest.raises(
+        RuntimeError, match=r"kitae\.dropout: cudaSetDevice\(device\): cudaErrorInvalidValue .* x: \(3,\)"
+    ):
+        kitae.dropout(ndarray(np.ones(3), 7), 0.5, seed=1)  # there are two devices
+
+
 def test_out_of_memory_is_a_memory_error(cuda: ModuleType) -> None:
     cuda.fail_allocations_after(0)
     with pytest.raises(MemoryError, match=r"cudaErrorMemoryAllocation \(out of memory\)"):

@@ -27,7 +27,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def _rows() -> Iterator[object]:
-    for case in CASES:
+    for case in CASES if simulated.MODULE is not None else CASES[:1]:  # one skip says it, two thousand are no better
         if simulated.MODULE is not None and not simulated.has(case.family):
             continue
         for size in case.test_sizes:

@@ -50,19 +50,19 @@ def readable(names: list[str]) -> list[str]:
 
 
 def main(folder: Path) -> int:
-    wrong = []
-    for source in sorted(SOURCES.glob("*.cu")):
-        reports = list(folder.glob(f"{source.name}.*"))
-        found = [kernel for report in reports for kernel in kernels(report.read_text())]
+    reports = {report.name.partition(".cu.")[0]: report for report in sorted(folder.glob("*.cu.*"))}
+    wrong = [f"{source.name}: no report in {folder}" for source in SOURCES.glob("*.cu") if source.stem not in reports]
+    for stem, report in reports.items():
+        found = kernels(report.read_text())
         if not found:
-            wrong.append(f"{source.name}: no report of a kernel in {folder}")
+            print(f"{stem}.cu: no kernels")
             continue
         most = max(kernel.registers for kernel in found)
         architectures = ", ".join(sorted({kernel.architecture for kernel in found}))
-        print(f"{source.name}: {len(found)} kernels for {architectures}; at most {most} registers")
+        print(f"{stem}.cu: {len(found)} kernels for {architectures}; at most {most} registers")
         bad = [kernel for kernel in found if kernel.spilled]
         for kernel, name in zip(bad, readable([kernel.name for kernel in bad]), strict=False):
-            wrong.append(f"{source.name}: {name} for {kernel.architecture} spills {kernel.spilled} bytes")
+            wrong.append(f"{stem}.cu: {name} for {kernel.architecture} spills {kernel.spilled} bytes")
     for line in wrong:
         print(f"WRONG: {line}")
     return 1 if wrong else 0

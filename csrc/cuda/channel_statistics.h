@@ -275,7 +275,7 @@ struct GradientStep {
   using Numbers = GradientNumbers<T>;
   static constexpr int kItem = kBits ? 8 : kPerVector<S>;
   static constexpr bool kByRow = kBits;
-  static constexpr int kUnroll = kItemsUnderWay<S, kItem, 2>;
+  static constexpr int kUnroll = kThrough == Through::recomputed && sizeof(S) == 2 ? 1 : kItemsUnderWay<S, kItem, 2>;
   static constexpr int kBlocksPerSM = kStepBlocks<S, kItem>;
   using Memory = GradientMemory<S>;
   struct Inputs {

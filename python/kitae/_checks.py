@@ -176,9 +176,12 @@ def cuda_unavailable(reason: str, op: str = "use_backend", argument: str = "name
 
 
 def device_error(expression: str, name: str, message: str, arrays: str) -> Exception:
-    """A call of the CUDA runtime failed; ``arrays``: those of the kitae call that noticed it, maybe of a later one."""
+    """A call of the CUDA runtime failed. ``arrays``: those of the kitae call that noticed it, maybe after its cause."""
+    op, frame = "", sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("kitae."):
+        op, frame = f".{frame.f_code.co_qualname}", frame.f_back  # type: ignore[assignment]
     kind = MemoryError if name == "cudaErrorMemoryAllocation" else RuntimeError
-    return kind(f"kitae: {expression}: {name} ({message}), in a call with {arrays or 'no arrays'}")
+    return kind(f"kitae{op}: {expression}: {name} ({message}), in a call with {arrays or 'no arrays'}")
 
 
 # By csrc/cuda/findings.h: what is not finite, and of what the record holds the number.

@@ -179,7 +179,8 @@ def _forward(
     out: NDArray[Any] | None,
     argument: str = "x",
 ) -> tuple[NDArray[Any], Mask]:
-    x, out = _dispatch.as_array(x), _dispatch.as_array(out)
+    if type(x) is not np.ndarray:
+        x, out = _dispatch.as_array(x), _dispatch.as_array(out)
     backend = _dispatch.backend_for(x, op, argument)
     y = _dispatch.empty_like(x) if out is None else out
     bits = _dispatch.empty(_bytes_of_bits(x.size), np.uint8, x) if keep_bits else None
@@ -187,12 +188,14 @@ def _forward(
         backend.dropout_forward(x, y, bits, _threshold(drop), _keep_scale(drop, scale), seed, offset)
     except _checks.Rejected as rejected:
         raise _explain(op, rejected, x, argument, y) from None
-    _protect(bits)
+    if bits is not None:
+        _protect(bits)
     return y, Mask(x.shape, drop, scale, seed, offset, bits)
 
 
 def _backward(op: str, dout: NDArray[Any], mask: Mask, out: NDArray[Any] | None) -> NDArray[Any]:
-    dout, out = _dispatch.as_array(dout), _dispatch.as_array(out)
+    if type(dout) is not np.ndarray:
+        dout, out = _dispatch.as_array(dout), _dispatch.as_array(out)
     backend = _dispatch.backend_for(dout, op, "dout")
     if dout.shape != mask.shape:
         raise _checks.explain(op, _checks.Rejected("dout", "shape"), {"dout": dout}, {"dout": mask.shape})

@@ -573,8 +573,7 @@ class Optimizer(ABC):
         for target, array in pairs:
             if _checks.is_cupy(target):
                 with target.device:
-                    module = _dispatch.array_module(target)
-                    target[...] = flush(module.asarray(array))
+                    target.set(flush(array.get() if _checks.is_cupy(array) else array))
             else:
                 target[...] = flush(array)
         for group, values in zip(self.groups, groups, strict=True):

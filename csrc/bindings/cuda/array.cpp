@@ -1,6 +1,7 @@
 #include "bindings/array.h"
 
 #include <atomic>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,6 +23,7 @@ constexpr size_t kMostSeen = 8;
 thread_local Call call;
 
 std::atomic<uint64_t> used_devices{0};
+std::mutex one_call_at_a_time;
 
 // Python objects that are looked up once and kept for good.
 py::handle attribute(const char* module, const char* name) {
@@ -97,7 +99,6 @@ std::string arrays_of_call() {
 
 cuda::OnStream on_stream_of_call() {
   const int device = device_of_call();
-  if (device < 64) used_devices.fetch_or(uint64_t{1} << device, std::memory_order_relaxed);
   return cuda::OnStream(device, current_stream_of(device));
 }
 
@@ -112,7 +113,10 @@ int device_of_arguments() { return device_of_call(); }
 
 void set_device_of_arguments(int device) { call.device = device; }
 
-NativeCall::NativeCall() : on_(on_stream_of_call()) {}
+NativeCall::NativeCall() : on_(on_stream_of_call()), alone_(one_call_at_a_time) {
+  const int device = cuda::current_device();
+  if (device < 64) used_devices.fetch_or(uint64_t{1} << device, std::memory_order_relaxed);
+}
 
 std::vector<int> devices_in_use() {
   std::vector<int> devices;

@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <mutex>
 #include <vector>
 
 #include "cuda/stream.h"
@@ -28,6 +29,7 @@ class NativeCall {
  private:
   cuda::OnStream on_;
   pybind11::gil_scoped_release released_;
+  std::lock_guard<std::mutex> alone_;  // taken last, given back first: its holder never waits for the interpreter
 };
 
 // Nothing waits for a kernel: there is nothing to interrupt.

@@ -53,6 +53,5 @@ def store(target: np.ndarray, values: np.ndarray) -> None:
 
 
 def flush(values: np.ndarray) -> np.ndarray:
-    """Below the smallest normal number: +0. Takes CuPy arrays, too."""
-    below = abs(values) < np.finfo(values.dtype).tiny
-    return np.where(below, values.dtype.type(0), values)
+    """Below the smallest normal number: +0."""
+    return np.where(np.abs(values) < np.finfo(values.dtype).tiny, values.dtype.type(0), values)

@@ -53,6 +53,8 @@ def norms_of(values: Sequence[np.ndarray]) -> tuple[float, list[float], int]:
 
 
 def clip_factor(norm: float, max_norm: float, eps: float) -> float:
+    if norm + eps == 0.0:
+        return 1.0
     factor = max_norm / (norm + eps)
     return 1.0 if factor >= 1.0 else factor
 

@@ -1,0 +1,140 @@
+"""Optimizers and gradient lists of CuPy arrays at kitae._cuda's boundary (test_cuda_boundary.py)."""
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kitae
+from imitation_cupy import Stream, ndarray
+from test_cuda_boundary import cuda, on_device
+
+__all__ = ["cuda"]  # the fixture
+
+SHAPES = ((17, 31), (0,), (5000,), ())
+
+
+def _made(rng: np.random.Generator, dtype: str = "float32") -> list[np.ndarray]:
+    return [np.asarray(rng.standard_normal(shape)).astype(dtype) for shape in SHAPES]
+
+
+def _on_device(arrays: list[np.ndarray], device: int = 0) -> list[ndarray]:
+    return [on_device(array, device) for array in arrays]
+
+
+def _assert_same(arrays: list[ndarray], expected: list[np.ndarray]) -> None:
+    for array, value in zip(arrays, expected, strict=True):
+        np.testing.assert_array_equal(array.get(), value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize("options", [{}, {"max_norm": 0.5}])
+def test_steps(cuda: ModuleType, rng: np.random.Generator, dtype: str, options: dict[str, Any]) -> None:
+    Stream.current.update({0: 0x10, 1: 0x20})
+    params = _made(rng, dtype)
+    own = _on_device(params, 1)
+    expected, opt = kitae.Adam(params, 0.01, **options), kitae.Adam(own, 0.01, **options)
+    for step in range(3):
+        grads = _made(rng, dtype)
+        expected.step(grads)
+        opt.step(_on_device(grads, 1))
+        if step == 1:
+            expected.lr = opt.lr = 0.1
+    _assert_same(own, params)
+    np.testing.assert_equal(tuple(opt.stats), tuple(expected.stats))
+    assert opt.steps == 3
+    bound = _on_device(grads, 1)
+    opt.bind(bound)
+    for _ in range(2):
+        before = cuda.launched()[0]
+        opt.step()
+        assert cuda.launched() == (before + (2 if options else 1), 1, 0x20)
+        expected.step(grads)
+    _assert_same(own, params)
+    state = opt.state_dict()
+    assert type(state["slots"]["m"][0]) is ndarray
+    saved = expected.state_dict()
+    opt.load_state_dict(saved)
+    opt.load_state_dict(state)
+    opt.step()
+    expected.step(grads)
+    _assert_same(own, params)
+
+
+def test_a_changed_learning_rate_reaches_a_captured_step(cuda: ModuleType, rng: np.random.Generator) -> None:
+    """A replay launches without the host: what it reads must be there before."""
+    opt = kitae.Adam(_on_device(_made(rng)), 0.01)
+    opt.bind(_on_device(_made(rng)))
+    opt.step()
+    before = cuda.launched()[0]
+    opt.lr = 0.5
+    assert cuda.launched()[0] == before + 1
+    opt.step()
+    assert cuda.launched()[0] == before + 2
+
+
+def test_tied_and_overlapping_parameters(cuda: ModuleType, rng: np.random.Generator) -> None:
+    w = rng.standard_normal((40, 60)).astype(np.float32)
+    own = on_device(w)
+    grads = [rng.standard_normal(shape).astype(np.float32) for shape in ((40, 60), (60, 40))]
+    kitae.SGD([w, w.T], 0.1).step(grads)
+    kitae.SGD([own, own.T], 0.1).step(_on_device(grads))
+    _assert_same([own], [w])
+    with pytest.raises(ValueError, match=r"params\[1\].*memory of its own"):
+        kitae.SGD([own, own[1:]])
+    opt = kitae.SGD([own], 0.1)
+    with pytest.raises(ValueError, match="memory of its own"):
+        opt.step([own])
+
+
+def test_other_arrays_are_refused(cuda: ModuleType, rng: np.random.Generator) -> None:
+    own = _on_device(_made(rng))
+    with pytest.raises(TypeError, match=r"params\[1\].*cupy"):
+        kitae.SGD([own[0], np.zeros(3, np.float32)])
+    with pytest.raises(ValueError, match=r"params\[1\].*device"):
+        kitae.SGD([own[0], on_device(np.zeros(3, np.float32), 1)])
+    opt = kitae.SGD([own[0]], 0.1)
+    with pytest.raises(TypeError, match=r"grads\[0\]"):
+        opt.step([np.zeros((17, 31), np.float32)])
+    with pytest.raises(ValueError, match=r"grads\[0\].*device"):
+        opt.step([on_device(np.zeros((17, 31), np.float32), 1)])
+    with pytest.raises(ValueError, match=r"grads\[0\].*shape"):
+        opt.step([on_device(np.zeros((17, 30), np.float32))])
+    with pytest.raises(TypeError, match=r"grads\[1\]"):
+        kitae.global_norm([own[0], np.zeros(3, np.float32)])
+
+
+def test_norms_stay_on_the_device(cuda: ModuleType, rng: np.random.Generator) -> None:
+    grads = _made(rng)
+    own: list[Any] = [*_on_device(grads, 1), None]
+    before = cuda.launched()[0]
+    norm = kitae.global_norm(own)
+    assert type(norm) is ndarray
+    assert norm.dtype == np.float64
+    assert norm.get() == kitae.global_norm(grads)
+    assert cuda.launched()[:2] == (before + 1, 1)
+    expected = kitae.clip_grad_norm([*grads, None], 0.5, per="tensor")
+    norms = kitae.clip_grad_norm(own, 0.5, per="tensor")
+    assert [float(n.get()) for n in norms] == expected
+    _assert_same(own[:-1], grads)
+    kitae.clip_grad_value(grads, 0.01)
+    kitae.clip_grad_value(own, 0.01)
+    _assert_same(own[:-1], grads)
+
+
+def test_what_raise_finds_is_raised_by_check(cuda: ModuleType) -> None:
+    own = _on_device([np.ones(5, np.float32), np.full(4, np.nan, np.float32)])
+    kitae.clip_grad_norm(own, 0.1)
+    np.testing.assert_array_equal(own[0].get(), 1)
+    with pytest.raises(FloatingPointError, match="number 1 "):
+        kitae.check()
+    kitae.check()
+    params = _on_device([np.ones(5, np.float32), np.ones(4, np.float32)])
+    opt = kitae.Adam(params, max_norm=1.0)
+    opt.step(own)
+    with pytest.raises(FloatingPointError, match="number 1 "):
+        kitae.check()
+    assert opt.steps == 0
+    assert not opt.stats.written
+    _assert_same(params, [np.ones(5, np.float32), np.ones(4, np.float32)])
