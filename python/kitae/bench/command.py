@@ -69,9 +69,11 @@ def _on_cuda(chosen: argparse.Namespace) -> int:
     def progress(done: int, planned: int, row: dict[str, Any]) -> None:
         print(f"[{done:>3}/{planned}] {cuda_report.progress_text(row)}", file=sys.stderr, flush=True)
 
-    results = cuda_suite.run(plan, Gpu(), progress)
-    if chosen.json is not None:
-        chosen.json.write_text(json.dumps(results, indent=1) + "\n")
+    def save(results: dict[str, Any]) -> None:  # after every row: a run that is cut short leaves what it measured
+        if chosen.json is not None:
+            chosen.json.write_text(json.dumps(results, indent=1) + "\n")
+
+    results = cuda_suite.run(plan, Gpu(), progress, save)
     print(cuda_report.text(results))
     return int(cuda_report.kitae_failed(results))
 

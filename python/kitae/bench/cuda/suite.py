@@ -42,29 +42,39 @@ def rows(plan: Plan) -> list[Row]:
     return sorted(chosen, key=lambda row: row.tier)  # stable
 
 
-def run(plan: Plan, device: Any, progress: Callable[[int, int, dict[str, Any]], None]) -> dict[str, Any]:
-    """Measure; ``progress(done, planned, row)`` is told of each row."""
+def run(
+    plan: Plan,
+    device: Any,
+    progress: Callable[[int, int, dict[str, Any]], None],
+    save: Callable[[dict[str, Any]], None] = lambda results: None,
+) -> dict[str, Any]:
+    """Measure; ``progress(done, planned, row)`` is told of each row, ``save(results)`` gets what there is so far."""
     begin = time.monotonic()
     chosen = rows(plan)
     described = {**machine.description(), **device.description()}
     bandwidths = measure_bandwidths(device, plan.settings)
     measured: list[dict[str, Any]] = []
+
+    def results() -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "device": "cuda",
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": described,
+            "plan": {"quick": plan.quick, "filter": plan.filter, **asdict(plan.settings)},
+            "seconds": round(time.monotonic() - begin, 1),
+            "bandwidths": bandwidths,
+            "rows": measured,
+            "left_out": [row.name for row in chosen[len(measured) :]],
+        }
+
     for row in chosen:
         if time.monotonic() - begin > plan.seconds:
             break
         measured.append(measure(row, device, plan.settings, bandwidths))
         progress(len(measured), len(chosen), measured[-1])
-    return {
-        "format": FORMAT,
-        "device": "cuda",
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": described,
-        "plan": {"quick": plan.quick, "filter": plan.filter, **asdict(plan.settings)},
-        "seconds": round(time.monotonic() - begin, 1),
-        "bandwidths": bandwidths,
-        "rows": measured,
-        "left_out": [row.name for row in chosen[len(measured) :]],
-    }
+        save(results())
+    return results()
 
 
 def measure_bandwidths(device: Any, settings: Settings, size: int = COPY_BYTES) -> dict[str, float]:
