@@ -67,7 +67,7 @@ class ndarray:
         """Of a NumPy array; or, as cupy.ndarray(shape, ...), of memory that is there."""
         if memptr is not None:
             host = np.asarray(_Memory(memptr, host, np.dtype(dtype), strides)).view(dtype)
-        self._host = host
+        self._host = np.asarray(host)
         self.device = Device(device)
 
     def __array__(self, *_args: Any, **_keywords: Any) -> np.ndarray:

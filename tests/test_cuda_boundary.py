@@ -54,23 +54,6 @@ def test_dropout_of_cupy_arrays(cuda: ModuleType, rng: np.random.Generator) -> N
         np.testing.assert_array_equal(unpacked.get(), expected_mask.unpack())
 
 
-def _few_rows() -> Iterator[object]:
-    for case in CASES:
-        for size in case.test_sizes[2:16:5]:
-            yield pytest.param(case, size, id=f"{case.name}-{size.label}")
-
-
-@pytest.mark.parametrize(("case", "size"), list(_few_rows()))
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_rows_on_cupy_arrays(cuda: ModuleType, case: Case, size: Size, dtype: str) -> None:
-    """How tests/test_cuda.py runs the rows on a GPU."""
-    if dtype not in case.dtypes:
-        pytest.skip(f"{case.name} has no rows in {dtype}")
-    original = case.inputs(size, dtype)
-    on_gpu = on_device_rows.run(CUPY, case, original, give_out=bool(case.out))
-    compare_with_cpu(case, original, on_gpu)
-
-
 @pytest.mark.parametrize("rng_name", ["philox", "numpy"])
 def test_dropout_layer_on_cupy_arrays(cuda: ModuleType, rng_name: str) -> None:
     x = np.ones((20, 30), np.float32)
@@ -253,3 +236,20 @@ def test_why_cuda_is_off(
     if devices or driver < 13000:
         assert config.startswith("off: ")
     assert _dispatch.current_backend() == "cpu"
+
+
+def _few_rows() -> Iterator[object]:
+    for case in CASES:
+        for size in case.test_sizes[2:16:5]:
+            yield pytest.param(case, size, id=f"{case.name}-{size.label}")
+
+
+@pytest.mark.parametrize(("case", "size"), list(_few_rows()))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_on_cupy_arrays(cuda: ModuleType, case: Case, size: Size, dtype: str) -> None:
+    """How tests/test_cuda.py runs the rows on a GPU."""
+    if dtype not in case.dtypes:
+        pytest.skip(f"{case.name} has no rows in {dtype}")
+    original = case.inputs(size, dtype)
+    on_gpu = on_device_rows.run(CUPY, case, original, give_out=bool(case.out))
+    compare_with_cpu(case, original, on_gpu)
