@@ -557,7 +557,7 @@ class Optimizer(ABC):
             raise _checks.error(
                 ValueError, op, "slots", f"the slots {list(own['slots'])}", _checks.Words(str(list(d["slots"])))
             )
-        pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        pairs: list[tuple[Any, Any]] = []
         targets = {name: [state[i] for state in self._inputs["slots"]] for i, name in enumerate(self._slots())}
         targets["master"] = self._inputs["masters"]
         for name, loaded in d["slots"].items():
