@@ -1,6 +1,6 @@
 """The CUDA kernels on the host: the test-only modules that CMake builds with KITAE_SIMULATED_CUDA=ON.
 
-KITAE_SIMULATED names the folder they lie in; without it the tests that need them are skipped, and with
+KITAE_SIMULATED names the folder they lie in; without it conftest.py leaves out the tests that need them, and with
 KITAE_REQUIRE_SIMULATED=1 they fail.
 """
 

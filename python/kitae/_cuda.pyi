@@ -7,71 +7,90 @@ from __future__ import annotations
 import typing
 
 __all__: list[str] = [
-    "batch_norm_backward",
-    "batch_norm_forward",
-    "batch_norm_sizes",
+    "OptimizerPlan",
     "check",
+    "clip_grad_norm",
+    "clip_grad_value",
     "device_count",
     "driver_version",
     "dropout_backward",
     "dropout_forward",
     "dropout_mask",
+    "global_norm",
     "variant",
 ]
 
-def batch_norm_backward(
-    dout: typing.Any,
-    x: typing.Any,
-    gamma: typing.Any,
-    beta: typing.Any,
-    statistics: typing.Any,
-    mask: typing.Any,
-    out: typing.Any,
-    dgamma: typing.Any,
-    dbeta: typing.Any,
-    dresidual: typing.Any,
-    training: bool,
-    axis: typing.SupportsInt | typing.SupportsIndex,
-    activation: typing.SupportsInt | typing.SupportsIndex,
-    slope: typing.SupportsFloat | typing.SupportsIndex,
-    fresh: bool,
-) -> None:
+class OptimizerPlan:
     """
-    Writes out (dx), dgamma, dbeta and, where given, dresidual.
+    Parameters and states of one optimizer, updated in one call a step.
     """
-
-def batch_norm_forward(
-    x: typing.Any,
-    gamma: typing.Any,
-    beta: typing.Any,
-    running_mean: typing.Any,
-    running_var: typing.Any,
-    residual: typing.Any,
-    out: typing.Any,
-    statistics: typing.Any,
-    mask: typing.Any,
-    training: bool,
-    axis: typing.SupportsInt | typing.SupportsIndex,
-    eps: typing.SupportsFloat | typing.SupportsIndex,
-    running_decay: typing.SupportsFloat | typing.SupportsIndex,
-    unbiased: bool,
-    activation: typing.SupportsInt | typing.SupportsIndex,
-    slope: typing.SupportsFloat | typing.SupportsIndex,
-    nonfinite: typing.SupportsInt | typing.SupportsIndex,
-    fresh: bool,
-) -> int:
-    """
-    Writes out, statistics (3, channels: mean, mean_low, inv_std), mask and, in training, the running statistics; returns the first channel whose statistics are not finite, or -1.
-    """
-
-def batch_norm_sizes(x: typing.Any, axis: typing.SupportsInt | typing.SupportsIndex) -> tuple:
-    """
-    (outer, channels, inner) of an array whose memory has no gaps.
-    """
+    def __init__(
+        self,
+        rule: str,
+        parameters: list,
+        masters: list,
+        slots: list,
+        groups: list,
+        places: list,
+        group_count: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def bind(self, grads: list) -> None:
+        """
+        Fixes the gradient arrays.
+        """
+    def bound(self) -> bool:
+        """
+        Whether gradient arrays are fixed.
+        """
+    def refresh(self) -> None:
+        """
+        Brings changed numbers to where a captured step reads them.
+        """
+    def result(self) -> tuple:
+        """
+        What the last step saw, as step gives it, and the number of steps; waits for a GPU.
+        """
+    def set_numbers(self, group: typing.SupportsInt | typing.SupportsIndex, numbers: dict) -> None:
+        """
+        The group's numbers, by name.
+        """
+    def set_steps(self, steps: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Sets the number of steps written so far.
+        """
+    def step(
+        self,
+        grads: typing.Any,
+        number: typing.SupportsInt | typing.SupportsIndex,
+        scope: typing.SupportsInt | typing.SupportsIndex,
+        max_norm: typing.SupportsFloat | typing.SupportsIndex,
+        eps: typing.SupportsFloat | typing.SupportsIndex,
+        nonfinite: typing.SupportsInt | typing.SupportsIndex,
+    ) -> tuple:
+        """
+        One update; (written, norm, count of non-finite elements, first parameter with one); -1: not waited for.
+        """
 
 def check() -> typing.Any:
     """
     Waits for the devices that were used; (code, place) of what its kernels found since the last call, or None.
+    """
+
+def clip_grad_norm(
+    grads: list,
+    max_norm: typing.SupportsFloat | typing.SupportsIndex,
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    nonfinite: typing.SupportsInt | typing.SupportsIndex,
+    scope: typing.SupportsInt | typing.SupportsIndex,
+    norms: typing.Any,
+) -> tuple:
+    """
+    In place; (norm, place of the first non-finite gradient or -1, norm of each without `norms`).
+    """
+
+def clip_grad_value(grads: list, limit: typing.SupportsFloat | typing.SupportsIndex) -> None:
+    """
+    In place.
     """
 
 def device_count() -> tuple:
@@ -119,6 +138,11 @@ def dropout_mask(
 ) -> None:
     """
     Draws the mask of size elements into bits.
+    """
+
+def global_norm(grads: list, zero_nonfinite: bool, norms: typing.Any) -> tuple:
+    """
+    (norm, place of the first non-finite gradient or -1); norms: a float64 vector for the norm of all and of each gradient, with which a GPU is not waited for.
     """
 
 variant: str
