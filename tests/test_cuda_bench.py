@@ -290,10 +290,8 @@ class HostDevice:
     def seconds_between(self, first: float, second: float) -> float:
         return second - first
 
-    def kernels(self, call: Callable[[], object], count: Callable[[], int]) -> int | None:
-        before = count()
-        call()
-        return count() - before or None
+    def kernels(self, call: Callable[[], object]) -> int | None:
+        return None
 
     def captured(self, call: Callable[[], object]) -> Callable[[], object]:
         return call
