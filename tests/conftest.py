@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -34,6 +35,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if os.environ.get("KITAE_REQUIRE_TORCH") == "1":
             pytest.fail("KITAE_REQUIRE_TORCH=1, but PyTorch is not installed")
         pytest.skip("PyTorch is not installed")
+    if item.get_closest_marker("requires_cuda"):
+        reason = _why_no_cuda()
+        if reason is not None:
+            if os.environ.get("KITAE_REQUIRE_CUDA") == "1":
+                pytest.fail(f"KITAE_REQUIRE_CUDA=1, but CUDA is off: {reason}")
+            pytest.skip(f"CUDA is off: {reason}")
+
+
+@cache
+def _why_no_cuda() -> str | None:
+    try:
+        _dispatch.cuda()
+    except RuntimeError as error:
+        return str(error)
+    return None
 
 
 @pytest.fixture(autouse=True)

@@ -39,13 +39,35 @@ class Stream:
 
 
 class MemoryPointer:
-    def __init__(self, ptr: int, device_id: int) -> None:
-        self.ptr, self.device_id = ptr, device_id
+    def __init__(self, ptr: int, device_id: int, owner: Any) -> None:
+        self.ptr, self.device_id, self.owner = ptr, device_id, owner
+
+    def __add__(self, offset: int) -> "MemoryPointer":
+        return MemoryPointer(self.ptr + offset, self.device_id, self.owner)
+
+
+class _Memory:
+    def __init__(self, memptr: MemoryPointer, shape: Any, dtype: np.dtype, strides: Any) -> None:
+        self.memptr = memptr  # kept alive
+        typestr = f"|V{dtype.itemsize}"
+        data = (memptr.ptr, False)
+        self.__array_interface__ = {"data": data, "shape": shape, "strides": strides, "typestr": typestr, "version": 3}
 
 
 class ndarray:
-    def __init__(self, host: np.ndarray, device: int | None = None) -> None:
-        self._host = host
+    def __init__(
+        self,
+        host: Any,
+        device: int | None = None,
+        *,
+        dtype: Any = None,
+        memptr: MemoryPointer | None = None,
+        strides: Any = None,
+    ) -> None:
+        """Of a NumPy array; or, as cupy.ndarray(shape, ...), of memory that is there."""
+        if memptr is not None:
+            host = np.asarray(_Memory(memptr, host, np.dtype(dtype), strides)).view(dtype)
+        self._host = np.asarray(host)
         self.device = Device(device)
 
     def __array__(self, *_args: Any, **_keywords: Any) -> np.ndarray:
@@ -63,16 +85,13 @@ class ndarray:
 
     @property
     def data(self) -> MemoryPointer:
-        return MemoryPointer(self._host.ctypes.data, self.device.id)
+        return MemoryPointer(self._host.ctypes.data, self.device.id, self._host)
 
     def _wrap(self, host: np.ndarray) -> "ndarray":
         return ndarray(host, self.device.id)
 
     def __getitem__(self, key: Any) -> "ndarray":
         return self._wrap(self._host[key])
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self._host[key] = _host(value)
 
     def fill(self, value: float) -> None:
         self._host.fill(value)

@@ -19,6 +19,7 @@ import pytest
 import kitae
 from bad_input_kinds import WORKS, FakeCupyArray, bad_value
 from bad_input_targets import TARGETS, Target
+from kitae import _dispatch
 
 GUARD_BYTES = 64
 FEWEST_CELLS = 600
@@ -97,6 +98,8 @@ def _cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("cupy")
     module.ndarray = FakeCupyArray  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cupy", module)
+    monkeypatch.setattr(_dispatch, "_cuda_if_built", lambda: None)
+    monkeypatch.setattr(_dispatch, "_cuda_module", None)
 
 
 def arguments_of(target: Target, kind: str, guarded: Guarded) -> dict[str, Any]:

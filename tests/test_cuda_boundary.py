@@ -10,9 +10,12 @@ import pytest
 
 import imitation_cupy
 import kitae
+import on_device as on_device_rows
 import simulated
 from imitation_cupy import CUPY, Device, Stream, ndarray
 from kitae import _checks, _dispatch
+from kitae.bench.cases import CASES, Case, Size
+from on_device import compare_with_cpu
 
 
 @pytest.fixture
@@ -233,3 +236,19 @@ def test_why_cuda_is_off(
     if devices or driver < 13000:
         assert config.startswith("off: ")
     assert _dispatch.current_backend() == "cpu"
+
+
+def _few_rows() -> Iterator[object]:
+    for case in CASES:
+        for size in case.test_sizes[2:16:5]:
+            for dtype in ("float32", "bfloat16"):
+                if dtype in case.dtypes:
+                    yield pytest.param(case, size, dtype, id=f"{case.name}-{size.label}-{dtype}")
+
+
+@pytest.mark.parametrize(("case", "size", "dtype"), list(_few_rows()))
+def test_rows_on_cupy_arrays(cuda: ModuleType, case: Case, size: Size, dtype: str) -> None:
+    """How tests/test_cuda.py runs the rows on a GPU."""
+    original = case.inputs(size, dtype)
+    on_gpu = on_device_rows.run(CUPY, case, original, give_out=bool(case.out))
+    compare_with_cpu(case, original, on_gpu)

@@ -11,12 +11,10 @@ import simulated
 from kitae import _dispatch
 from kitae.bench.cases import CASES, Case, Size, allowed_error
 from kitae.bench.cases.row import dtype_named
+from on_device import EXACT
 from test_backends_agree import assert_close, assert_same_bits, family_of_result, run
 
 SEEDS = (1, 2, 3)
-#: Families whose every result is element-wise, or summed in the CPU's order. Sums of others would come in another order:
-#: the row's own tolerance, and the same bits for every order of blocks.
-EXACT = {"dropout", "batch_norm", "optimizers", "clipping"}
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 

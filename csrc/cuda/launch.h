@@ -6,6 +6,7 @@
 
 #include "cuda/check.h"
 #include "cuda/device.h"
+#include "cuda/launch_count.h"
 #include "cuda/stream.h"
 
 namespace kitae::cuda {

@@ -95,6 +95,7 @@ void launch(const Kernel& kernel, const Shape& shape, cudaStream_t stream) {
   cudaLaunchAttribute attributes[2];
   const cudaLaunchConfig_t config = detail::configuration<Kernel>(shape, stream, attributes);
   KITAE_CUDA_CHECK(cudaLaunchKernelEx(&config, &detail::run<Kernel>, kernel));
+  launch_count().fetch_add(1, std::memory_order_relaxed);
 }
 
 }  // namespace kitae::cuda

@@ -33,6 +33,7 @@ void launch(const Kernel& kernel, const Shape& shape, cudaStream_t stream) {
   stand_in::launch(
       config, __PRETTY_FUNCTION__, [](const void* parameters) { (*static_cast<const Kernel*>(parameters))(); },
       &kernel);
+  launch_count().fetch_add(1, std::memory_order_relaxed);
 }
 
 }  // namespace kitae::cuda

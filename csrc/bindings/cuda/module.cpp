@@ -1,6 +1,7 @@
 // The CUDA backend, or its simulation on the host: the families whose drivers are written, as CMake lists them.
 #include "bindings/array.h"
 #include "cuda/findings.h"
+#include "cuda/launch_count.h"
 #include "cuda/stream.h"
 
 #if defined(KITAE_CUDA_SIMULATED)
@@ -42,6 +43,7 @@ PYBIND11_MODULE(KITAE_MODULE, module, py::mod_gil_not_used()) {
   module.def(
       "check", &check, py::call_guard<Arguments>(),
       "Waits for the devices that were used; (code, place) of what its kernels found since the last call, or None.");
+  module.def("launch_count", [] { return kitae::cuda::launch_count().load(); }, "Kernels started so far.");
 #if defined(KITAE_CUDA)
   module.doc() = "kitae's CUDA backend.";
   register_runtime(module);

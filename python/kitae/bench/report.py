@@ -178,6 +178,10 @@ def busy_text(results: dict[str, Any]) -> list[str]:
 
 
 def text(results: dict[str, Any]) -> str:
+    if results.get("device") == "cuda":
+        from .cuda import report as on_cuda
+
+        return on_cuda.text(results)
     measured = lines(results)
     parts = [machine_text(results), *busy_text(results), ""]
     header = ("row", "threads", "median", "quartiles", "GB/s", "of a copy", *(f"vs {peer}" for peer in PEERS))
@@ -245,6 +249,10 @@ def aligned(header: Sequence[str], table: Sequence[Sequence[str]]) -> str:
 
 def markdown(results: dict[str, Any]) -> str:
     """One line an op: geometric mean and worst row of the speed-ups over all sizes, at the most threads."""
+    if results.get("device") == "cuda":
+        from .cuda import report as on_cuda
+
+        return on_cuda.markdown(results)
     measured = lines(results)
     most = max(line.threads for line in measured)
     measured = [line for line in measured if line.threads == most]

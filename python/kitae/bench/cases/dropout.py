@@ -98,7 +98,7 @@ def _call_forward(inputs: Inputs, out: Mapping[str, np.ndarray], **options: Any)
     y, mask = _forward(inputs, out, **options)
     if options.get("store") == "replay":
         return {"y": y}
-    return {"y": y, "bits": np.asarray(mask.bits), "kept": mask.unpack()}
+    return {"y": y, "bits": mask.bits, "kept": mask.unpack()}
 
 
 def _call_backward(inputs: Inputs, out: Mapping[str, np.ndarray], **options: Any) -> Results:
@@ -108,8 +108,8 @@ def _call_backward(inputs: Inputs, out: Mapping[str, np.ndarray], **options: Any
 
 def _call_mask(inputs: Inputs, out: Mapping[str, np.ndarray]) -> Results:
     chosen = {name: inputs[name] for name in ("drop", "seed", "offset")}
-    mask = kitae.dropout_mask(inputs["x"].shape, **chosen)
-    return {"bits": np.asarray(mask.bits), "kept": mask.unpack()}
+    mask: Any = kitae.dropout_mask(inputs["x"].shape, **chosen)
+    return {"bits": mask.bits, "kept": mask.unpack()}
 
 
 def _expected_mask(inputs: Inputs) -> dict[str, Expected]:
