@@ -39,16 +39,18 @@ def _rows() -> Iterator[object]:
 def test_rows(case: Case, size: Size, dtype: str, cuda: ModuleType) -> None:
     original = case.inputs(size, dtype)
     reference = run(case, original, "reference", give_out=False)
+    # Every order for float32; the other types take the same paths between blocks, so one of the orders in turn.
+    seeds = SEEDS if dtype == "float32" else SEEDS[len(size.label + dtype) % len(SEEDS) :][:1]
     runs = []
-    for seed in SEEDS:
+    for number, seed in enumerate(seeds):
         cuda.set_seed(seed)
-        runs.append(run(case, original, "cpu", give_out=bool(case.out) and seed != SEEDS[0]))
+        runs.append(run(case, original, "cpu", give_out=bool(case.out) and (number > 0 or len(seeds) == 1)))
     with np.errstate(all="ignore"):
         expected = {} if case.family in EXACT else case.expected(original)
     for name, value in reference.items():
         what = f"{case.name} {name}"
-        for seed, results in zip(SEEDS, runs, strict=True):
-            assert_same_bits(results[name], runs[0][name], f"{what}: block orders {SEEDS[0]} and {seed}")
+        for seed, results in zip(seeds, runs, strict=True):
+            assert_same_bits(results[name], runs[0][name], f"{what}: block orders {seeds[0]} and {seed}")
         if case.family in EXACT:
             assert_same_bits(runs[0][name], value, f"{what}: reference and simulated")
         elif name in expected:

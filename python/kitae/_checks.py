@@ -133,7 +133,7 @@ def wrong_device(op: str, argument: str, value: Any, backend: str) -> Exception:
     )
 
 
-CUDA_NOT_BUILT = "this installation of kitae was built without it (no nvcc was found)"
+CUDA_NOT_BUILT = "this installation of kitae was built without it (no nvcc was found, or KITAE_CUDA=OFF)"
 _OLDEST_DRIVER = {12: "525", 13: "580"}  # release that runs a program built for CUDA 12, 13
 
 
