@@ -8,6 +8,9 @@ import typing
 
 __all__: list[str] = [
     "OptimizerPlan",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "batch_norm_sizes",
     "check",
     "clip_grad_norm",
     "clip_grad_value",
@@ -17,6 +20,7 @@ __all__: list[str] = [
     "dropout_forward",
     "dropout_mask",
     "global_norm",
+    "launch_count",
     "variant",
 ]
 
@@ -70,6 +74,56 @@ class OptimizerPlan:
         """
         One update; (written, norm, count of non-finite elements, first parameter with one); -1: not waited for.
         """
+
+def batch_norm_backward(
+    dout: typing.Any,
+    x: typing.Any,
+    gamma: typing.Any,
+    beta: typing.Any,
+    statistics: typing.Any,
+    mask: typing.Any,
+    out: typing.Any,
+    dgamma: typing.Any,
+    dbeta: typing.Any,
+    dresidual: typing.Any,
+    training: bool,
+    axis: typing.SupportsInt | typing.SupportsIndex,
+    activation: typing.SupportsInt | typing.SupportsIndex,
+    slope: typing.SupportsFloat | typing.SupportsIndex,
+    fresh: bool,
+) -> None:
+    """
+    Writes out (dx), dgamma, dbeta and, where given, dresidual.
+    """
+
+def batch_norm_forward(
+    x: typing.Any,
+    gamma: typing.Any,
+    beta: typing.Any,
+    running_mean: typing.Any,
+    running_var: typing.Any,
+    residual: typing.Any,
+    out: typing.Any,
+    statistics: typing.Any,
+    mask: typing.Any,
+    training: bool,
+    axis: typing.SupportsInt | typing.SupportsIndex,
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    running_decay: typing.SupportsFloat | typing.SupportsIndex,
+    unbiased: bool,
+    activation: typing.SupportsInt | typing.SupportsIndex,
+    slope: typing.SupportsFloat | typing.SupportsIndex,
+    nonfinite: typing.SupportsInt | typing.SupportsIndex,
+    fresh: bool,
+) -> int:
+    """
+    Writes out, statistics (3, channels: mean, mean_low, inv_std), mask and, in training, the running statistics; returns the first channel whose statistics are not finite, or -1.
+    """
+
+def batch_norm_sizes(x: typing.Any, axis: typing.SupportsInt | typing.SupportsIndex) -> tuple:
+    """
+    (outer, channels, inner) of an array whose memory has no gaps.
+    """
 
 def check() -> typing.Any:
     """
@@ -143,6 +197,11 @@ def dropout_mask(
 def global_norm(grads: list, zero_nonfinite: bool, norms: typing.Any) -> tuple:
     """
     (norm, place of the first non-finite gradient or -1); norms: a float64 vector for the norm of all and of each gradient, with which a GPU is not waited for.
+    """
+
+def launch_count() -> int:
+    """
+    Kernels started so far.
     """
 
 variant: str
