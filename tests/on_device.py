@@ -6,8 +6,8 @@ import numpy as np
 
 import kitae
 from guard_bands import Guarded
-from kitae.bench.cases import Case, Inputs, Results, allowed_error
-from test_backends_agree import assert_close, assert_same_bits, family_of_result
+from kitae.bench.cases import Case, Inputs, Results
+from test_backends_agree import assert_same_bits
 from test_backends_agree import run as run_on_cpu
 
 
@@ -71,20 +71,7 @@ def run(cupy: Any, case: Case, original: Inputs, *, give_out: bool) -> Results:
     return fetched_results
 
 
-#: Families whose every result is element-wise, or summed in the CPU's order: the CPU's bits. Sums of others would come
-#: in another order: the row's own tolerance, and the same bits for every order of blocks.
-EXACT = {"dropout", "batch_norm", "optimizers", "clipping"}
-
-
 def compare_with_cpu(case: Case, original: Inputs, results: Results) -> None:
-    """The CPU's bits where the family is exact; else the row's value within its tolerance."""
-    on_cpu = run_on_cpu(case, original, "cpu", give_out=False)
-    with np.errstate(all="ignore"):
-        expected = {} if case.family in EXACT else case.expected(original)
-    for name, value in on_cpu.items():
-        what = f"{case.name} {name}"
-        if case.family in EXACT:
-            assert_same_bits(results[name], value, f"{what}: cpu and cuda")
-        elif name in expected:
-            allowed = allowed_error(expected[name], case.tolerance[family_of_result(name)], value.dtype)
-            assert_close(results[name], expected[name], allowed, what)
+    """Every result is element-wise, or summed in the CPU's order: the CPU's bits."""
+    for name, value in run_on_cpu(case, original, "cpu", give_out=False).items():
+        assert_same_bits(results[name], value, f"{case.name} {name}: cpu and cuda")
