@@ -58,19 +58,16 @@ inline void for_each_tile(const ChannelSizes& sizes, const Region& region, bool 
   visit_in_turn(across * down, make, visit);
 }
 
-// Asks for the lines of a tile's row before they are used: the rows are too short for the hardware to notice in time.
-template <class S>
-inline void prefetch_row(const S* data, const ChannelSizes& sizes, const Region& tile, int64_t row) {
-  constexpr int64_t kLine = 64;
-  if (row >= tile.rows) return;
-  const char* at = reinterpret_cast<const char*>(data + tile.offset(sizes) + row * tile.stride(sizes));
-  const int64_t bytes = tile.columns * static_cast<int64_t>(sizeof(S));
-  for (int64_t byte = 0; byte < bytes; byte += kLine) __builtin_prefetch(at + byte);
-}
+// Asks for a tile's lines before they are used, where its rows are too short for the hardware to notice in time.
 template <class S>
 inline void prefetch_tile(const S* data, const ChannelSizes& sizes, const Region& tile) {
+  constexpr int64_t kLine = 64;
   if (sizes.adjacent()) return;
-  for (int64_t row = 0; row < tile.rows; ++row) prefetch_row(data, sizes, tile, row);
+  const int64_t bytes = tile.columns * static_cast<int64_t>(sizeof(S));
+  for (int64_t row = 0; row < tile.rows; ++row) {
+    const char* at = reinterpret_cast<const char*>(data + tile.offset(sizes) + row * tile.stride(sizes));
+    for (int64_t byte = 0; byte < bytes; byte += kLine) __builtin_prefetch(at + byte);
+  }
 }
 
 // Where a tile's elements lie. Sixteen elements may be read from any address up to `end` - 16.

@@ -158,8 +158,7 @@ inline void add_across(double* first, double* second, const Tile<T> (&in)[Op::kI
 }  // namespace detail
 
 // Both sums of chunk `chunk` for channels [begin, end). `parameters`, `first` and `second` start at channel `begin` and
-// are padded to whole lanes. read(tile, next, tiles) fills in where the inputs of a tile
-// are; `next` is the tile after it.
+// are padded to whole lanes. read(tile, next, tiles) fills in where the inputs of a tile are; `next` comes after it.
 template <class Op, class T, class Read>
 inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, int64_t begin, int64_t end, const double* parameters,
                       Read&& read, double* first, double* second) {
