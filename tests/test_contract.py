@@ -121,8 +121,8 @@ def test_results_are_of_the_promised_kinds():
     assert saved.training is True
 
 
-# Of the compiled module alone: what belongs to threads, and to the benchmark.
-_NATIVE_ONLY = {"variant", "num_threads", "set_num_threads", "copy_split", "copy_streaming"}
+# Of the compiled module alone: what belongs to threads, to the benchmark, and to tensors of other libraries.
+_NATIVE_ONLY = {"variant", "num_threads", "set_num_threads", "copy_split", "copy_streaming", "Exchange"}
 _SIGNATURE = re.compile(r"\((?:self: [^,)]+(?:, )?)?(.*)\) -> ")
 
 

@@ -61,6 +61,7 @@ void register_dropout(py::module_& module);
 void register_optimizers(py::module_& module);
 void register_gradients(py::module_& module);
 void register_threads(py::module_& module);
+void register_exchange(py::module_& module);
 void register_errors(py::module_& module);
 
 }  // namespace kitae::bindings

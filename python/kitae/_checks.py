@@ -121,6 +121,31 @@ def not_an_array(op: str, argument: str, value: Any) -> Exception:
     return error(TypeError, op, argument, expected, value)
 
 
+def tensor_refused(op: str, argument: str, reason: str, tensor: Any) -> Exception:
+    """A tensor of PyTorch that kitae.torch can't compute on where it lies; ``reason`` is the native code's."""
+    if reason == "type":
+        return error(TypeError, op, argument, "a torch.Tensor", tensor)
+    place = Words(f"shape {tuple(tensor.shape)}, {tensor.dtype}, {tensor.layout}, on {tensor.device}")
+    if reason == "dtype":
+        return error(TypeError, op, argument, f"dtype {FLOATS}", place)
+    if reason == "negated":
+        return error(ValueError, op, argument, "a tensor without a pending minus sign (`tensor.resolve_neg()`)", place)
+    if reason == "device":
+        return error(ValueError, op, argument, "a tensor on the CPU (tensors are never moved)", place)
+    return error(ValueError, op, argument, "a strided tensor in the CPU's memory", place)
+
+
+def no_exchange(version: str) -> Exception:
+    return ImportError(
+        f"kitae.torch: expected a PyTorch that has torch.Tensor.__dlpack_c_exchange_api__ (2.13 has), got {version}"
+    )
+
+
+def second_derivative(op: str) -> Exception:
+    expected = "to be differentiated once (its kernels have no second derivative; PyTorch's own have)"
+    return error(RuntimeError, op, "gradient", expected, Words("a second backward pass through it"))
+
+
 def is_cupy(array: Any) -> bool:
     cupy = sys.modules.get("cupy")  # whoever has a CuPy array has imported it
     return cupy is not None and isinstance(array, cupy.ndarray)

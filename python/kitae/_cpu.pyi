@@ -9,6 +9,7 @@ import typing
 import typing_extensions
 
 __all__: list[str] = [
+    "Exchange",
     "OptimizerPlan",
     "batch_norm_backward",
     "batch_norm_forward",
@@ -75,6 +76,20 @@ class OptimizerPlan:
     ) -> tuple:
         """
         One update; (written, norm, count of non-finite elements, first parameter with one); -1: not waited for.
+        """
+
+class Exchange:
+    """
+    Tensors of one type of another library as NumPy arrays, without a copy.
+    """
+    def __init__(self, type: type) -> None: ...
+    def arrays(self, tensors: list) -> list:
+        """
+        An array over each tensor's memory; None stays None.
+        """
+    def first_other(self, tensors: list, arrays: list) -> int:
+        """
+        The first place where a tensor is not the array's memory, dtype, shape and strides; -1: none.
         """
 
 def batch_norm_backward(
