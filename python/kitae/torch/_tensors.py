@@ -27,6 +27,9 @@ def arrays(op: str, argument: str, tensors: list[Any]) -> list[Any]:
 def named_arrays(op: str, names: Sequence[str], tensors: list[Any]) -> list[Any]:
     """The same for arguments that each have a name."""
     try:
+        for place, tensor in enumerate(tensors):  # of a list, those in C order are not asked
+            if tensor is not None and tensor.is_neg():
+                raise Rejected("tensors", "negated", place)
         return EXCHANGE.arrays(tensors)
     except Rejected as rejected:
         place = rejected.index
