@@ -29,8 +29,24 @@ OP_NAMES = {
     "global_norm": "global norm",
     "clip_grad_norm": "clipping by global norm",
     "clip_grad_value": "clipping by value",
+    "torch_batch_norm": "kitae.torch.BatchNorm2d, both passes",
+    "torch_dropout": "kitae.torch.Dropout, both passes",
+    "torch_sgd": "kitae.torch.SGD",
+    "torch_momentum": "kitae.torch.SGD, momentum",
+    "torch_adagrad": "kitae.torch.Adagrad",
+    "torch_rmsprop": "kitae.torch.RMSprop",
+    "torch_adam": "kitae.torch.Adam",
+    "torch_adamw": "kitae.torch.AdamW",
+    "torch_adadelta": "kitae.torch.Adadelta",
+    "torch_clip_grad_norm": "kitae.torch.clip_grad_norm_",
 }
-FAMILY_NAMES = {"batch_norm": "batch norm", "dropout": "dropout", "optimizers": "optimizers", "clipping": "clipping"}
+FAMILY_NAMES = {
+    "batch_norm": "batch norm",
+    "dropout": "dropout",
+    "optimizers": "optimizers",
+    "clipping": "clipping",
+    "torch_face": "through PyTorch",
+}
 
 
 @dataclass(frozen=True)
@@ -265,12 +281,14 @@ def markdown(results: dict[str, Any]) -> str:
         cells = [OP_NAMES.get(op, op) if op else "**all**", str(len(chosen))]
         for peer in peers:
             slowest = min((line.speedups[peer] for line in chosen if peer in line.speedups), default=None)
-            cells.append(f"{ratio_text(mean_speedup(chosen, peer))} ({ratio_text(slowest)})")
+            mean = ratio_text(mean_speedup(chosen, peer))
+            cells.append(mean if slowest is None else f"{mean} ({ratio_text(slowest)})")
         shares = [line.share for line in chosen]
         cells.append(f"{geometric_mean(shares):.0%} ({min(shares):.0%})")
         out.append("| " + " | ".join(cells) + " |")
     lost = {peer: sum(1 for _, name in losing(measured) if name == peer) for peer in peers}
-    losses = ", ".join(f"{count} of {len(measured)} against {_peer_in_words(peer)}" for peer, count in lost.items())
+    compared = {peer: sum(peer in line.speedups for line in measured) for peer in peers}
+    losses = ", ".join(f"{lost[peer]} of {compared[peer]} against {_peer_in_words(peer)}" for peer in peers)
     out += [
         "",
         f"Speed-ups as geometric means over the op's rows (shapes, layouts, with `out=` and without), the worst row in "

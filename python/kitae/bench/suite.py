@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from kitae import _dispatch, _threads
 
 from . import machine
-from .cases import CASES, Case, Size
+from .cases import CASES, Case, Size, torch_face
 from .contenders import contenders, set_threads
 from .timing import Runner, Settings, Timing, race
 
@@ -21,6 +22,8 @@ LONGEST_COPY = 1 << 27
 FORMAT = 1
 
 Row = tuple[Case, Size]
+#: Rows whose caller is PyTorch come where it is installed.
+ALL_CASES = (*CASES, *(torch_face.CASES if find_spec("torch") else ()))
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def planned(quick: bool = False, filter: str = "", threads: tuple[int, ...] | No
     return Plan(quick, filter, threads or default, QUICK_SETTINGS if quick else Settings())
 
 
-def rows(plan: Plan, cases: Sequence[Case] = CASES) -> list[Row]:
+def rows(plan: Plan, cases: Sequence[Case] = ALL_CASES) -> list[Row]:
     """The rows of a plan; every word of the filter must occur in a row's family, op or size."""
     words = plan.filter.lower().split()
     return [

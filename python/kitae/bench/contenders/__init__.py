@@ -5,13 +5,15 @@ faster by a change that its users can make is a defect of this folder.
 """
 
 from ..cases import Case, Inputs
-from . import dropout, gradients, normalization, optimizers
+from . import dropout, gradients, normalization, optimizers, torch_face
 from .contender import Contender, Contenders, Maker, set_threads, torch_if_installed
 
 
 def contenders(case: Case, inputs: Inputs) -> Contenders:
     maker: Maker
-    if case.family == "batch_norm":
+    if case.family == "torch_face":
+        maker = torch_face.contenders
+    elif case.family == "batch_norm":
         maker = normalization.contenders
     elif case.family == "dropout":
         maker = dropout.contenders
