@@ -3,7 +3,11 @@
 import copy
 import inspect
 import math
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +15,8 @@ import numpy as np
 import pytest
 
 pytestmark = pytest.mark.requires_torch
+
+ROOT = Path(__file__).resolve().parents[1]
 
 SHAPES = {"BatchNorm1d": ((6, 3), (4, 3, 5)), "BatchNorm2d": ((3, 4, 2, 3),), "BatchNorm3d": ((2, 3, 2, 2, 2),)}
 NORMS = [(name, shape) for name, shapes in SHAPES.items() for shape in shapes]
@@ -413,3 +419,20 @@ def test_clippings_parameters_are_pytorchs(torch, face, name):
     assert [(p.name, p.default) for p in ours.parameters.values()] == [
         (p.name, p.default) for p in theirs.parameters.values()
     ]
+
+
+# --- documents -------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_has_every_name(face):
+    page = (ROOT / "docs" / "torch.md").read_text()
+    assert [name for name in face.__all__ if f"`{name}`" not in page] == []
+
+
+def test_the_example_runs(torch):
+    """Twenty steps: in double, the two imports give the same losses."""
+    command = [sys.executable, str(ROOT / "examples" / "torch_digits.py"), "20"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "KITAE_NUM_THREADS": "1"}
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert [line.split()[0] for line in printed.splitlines()] == ["before:", "after:", "largest"] * 2
+    assert float(printed.splitlines()[-1].rpartition(" ")[2]) < 1e-12  # rounding in double, through 20 steps
