@@ -439,8 +439,10 @@ def test_parameters_that_are_refused(torch, face):
     opt = face.SGD([one, torch.nn.Parameter(one.data)])
     for parameter in opt.param_groups[0]["params"]:
         parameter.grad = torch.ones(3)
+    opt.param_groups[0]["momentum"] = 0.9
     with pytest.raises(ValueError, match="expected tensors with memory of their own"):
         opt.step()
+    assert not opt.state
     meta = torch.nn.Parameter(torch.ones(3, device="meta"))
     meta.grad = torch.ones(3, device="meta")
     with pytest.raises(

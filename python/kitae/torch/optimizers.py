@@ -24,9 +24,9 @@ class _RulePlan:
     memory of ``tensors(...)``; as long as the tensors are still there, the plan is right.
     """
 
-    def __init__(self, op: str, rule: str, names: Sequence[str], counted: bool, groups: Sequence[int]) -> None:
+    def __init__(self, op: str, rule: str, names: Sequence[str], counted: bool, group_count: int) -> None:
         self.op, self.rule, self.names, self.counted = op, rule, tuple(names), counted
-        self.group_count = 1 + max(groups)
+        self.group_count = group_count
         self.places: list[int] = []
         self.groups: list[int] = []
         self.fresh: set[int] = set()  # members whose state was made for the step to come
@@ -54,9 +54,6 @@ class _RulePlan:
             self.counts = counts.numpy()
         self.arrays = _tensors.arrays(self.op, "params", self.tensors(params, state))
         slots = [self.arrays[(1 + i) * len(members) :][: len(members)] for i in range(len(self.names))]
-        if len(_Places(self.op, values).first) < len(values):
-            got = _checks.Words("several with the same memory")
-            raise _checks.error(ValueError, self.op, "params", "tensors with memory of their own", got)
         self.backend = _dispatch.backend_for(values[0], self.op, "params")
         self.numbers: dict[int, Numbers] = {}
         try:
@@ -271,28 +268,35 @@ class _Optimizer(torch.optim.Optimizer):
     def _made_plans(self, params: list[Any], arrays: list[Any]) -> list[_RulePlan]:
         """Plans over the parameters that have state, or a gradient and now get state, as in PyTorch."""
         op = f"torch.{type(self).__name__}"
-        plans: dict[Any, _RulePlan] = {}
-        idle = []
-        place = -1
-        for number, group in enumerate(self.param_groups):
-            self._check_group(group)
-            rule, names = self._rule(group)
-            for parameter in group["params"]:
-                place += 1
-                state = self.state.get(parameter, {})
-                started = all(state.get(name) is not None for name in names) and (not self._counted or "step" in state)
-                if arrays[place] is None and not (started and (names or self._counted)):
-                    idle.append(place)
-                    continue
-                if not started:
-                    self._start(parameter, names)
-                if rule not in plans:
-                    plans[rule] = _RulePlan(op, rule, names, self._counted, range(len(self.param_groups)))
-                plans[rule].add(place, number, fresh=not started)
+        planned: list[tuple[int, int, bool]] = []  # (place, group, whether it has its state)
+        groups = [number for number, group in enumerate(self.param_groups) for _ in group["params"]]
+        for place, (parameter, number) in enumerate(zip(params, groups, strict=True)):
+            names = self._rule(self.param_groups[number])[1]
+            state = self.state.get(parameter, {})
+            started = all(state.get(name) is not None for name in names) and (not self._counted or "step" in state)
+            if arrays[place] is not None or (started and (names or self._counted)):
+                planned.append((place, number, started))
+        self._refuse_bad_parameters(op, [params[place] for place, *_ in planned])
+        plans: dict[str, _RulePlan] = {}
+        for place, number, started in planned:
+            rule, names = self._rule(self.param_groups[number])
+            if not started:
+                self._start(params[place], names)
+            if rule not in plans:
+                plans[rule] = _RulePlan(op, rule, names, self._counted, len(self.param_groups))
+            plans[rule].add(place, number, fresh=not started)
         for plan in plans.values():
             plan.finish(params, self.state)
-        self._idle = tuple(idle)
+        self._idle = tuple(set(range(len(params))).difference(place for place, *_ in planned))
         return list(plans.values())
+
+    def _refuse_bad_parameters(self, op: str, parameters: list[Any]) -> None:
+        for group in self.param_groups:
+            self._check_group(group)  # a checkpoint may have brought options
+        values = _tensors.arrays(op, "params", parameters)
+        if len(_Places(op, values).first) < len(values):
+            got = _checks.Words("several with the same memory")
+            raise _checks.error(ValueError, op, "params", "tensors with memory of their own", got)
 
     def _start(self, parameter: Any, names: Sequence[str]) -> None:
         """State of a parameter that has none yet, or less than the group's options need."""

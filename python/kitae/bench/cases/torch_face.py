@@ -25,14 +25,13 @@ def _traffic_of_both(inputs: Inputs, level2: int, *, forward: Case, backward: Ca
 
 
 def _forward_and_backward(forward: Case, backward: Case, sizes: tuple[Size, ...]) -> Case:
-    both = {"forward": forward, "backward": backward}
     return replace(
         forward,
         name=f"torch_{forward.name}",
         family=FAMILY,
         bench_sizes=sizes,
-        expected=partial(_expected_of_both, **both),
-        traffic=partial(_traffic_of_both, **both),
+        expected=partial(_expected_of_both, forward=forward, backward=backward),
+        traffic=partial(_traffic_of_both, forward=forward, backward=backward),
     )
 
 
