@@ -220,6 +220,16 @@ def test_tensors_that_are_refused(torch, face, name, make, words):
         layer(make(torch, torch.ones(4, 3, 2, 2)))
 
 
+def test_words_for_a_tensor_on_a_gpu(torch):
+    """No GPU here: the reason is what the native code gives for another device (tests/test_exchange.py)."""
+    from kitae import _checks
+
+    error = _checks.tensor_refused("torch.Adam.step", "gradients[0]", "device", torch.ones(3, device="meta"))
+    assert str(error).startswith(
+        "kitae.torch.Adam.step: gradients[0]: expected a tensor on the CPU (tensors are never moved), got shape (3,)"
+    )
+
+
 def test_momentum_beyond_the_range_is_refused(torch, face):
     with pytest.raises(ValueError, match=r"BatchNorm1d: momentum: expected a number in \[0, 1\], or None, got 1\.5"):
         face.BatchNorm1d(3, momentum=1.5)(torch.randn(4, 3))

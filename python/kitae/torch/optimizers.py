@@ -54,6 +54,7 @@ class _RulePlan:
             self.counts = counts.numpy()
         self.arrays = _tensors.arrays(self.op, "params", self.tensors(params, state))
         slots = [self.arrays[(1 + i) * len(members) :][: len(members)] for i in range(len(self.names))]
+        self.distinct_groups = tuple(set(self.groups))
         self.backend = _dispatch.backend_for(values[0], self.op, "params")
         self.numbers: dict[int, Numbers] = {}
         try:
@@ -107,7 +108,7 @@ class _RulePlan:
             self.counts[... if len(present) == len(own) else present] += 1
 
     def _call(self, grads: list[Any], step: int, fresh: bool, numbers: Callable[[int, int, bool], Numbers]) -> None:
-        for group in set(self.groups):
+        for group in self.distinct_groups:
             values = numbers(group, step, fresh)
             if values != self.numbers.get(group):
                 self.plan.set_numbers(group, values)
@@ -235,11 +236,10 @@ class _Optimizer(torch.optim.Optimizer):
             return self._numbers(groups[group], step, fresh)
 
         for plan in plans:
-            depends = [self._depends(groups[group]) for group in set(plan.groups)]
+            depends = [self._depends(groups[group]) for group in plan.distinct_groups]
             plan.step(arrays, numbers, (any(step for step, _ in depends), any(fresh for _, fresh in depends)))
-        torch.autograd.graph.increment_version(
-            [parameter for parameter, array in zip(params, arrays, strict=True) if array is not None]
-        )
+        written = [parameter for parameter in params if parameter.grad is not None]
+        torch.autograd.graph.increment_version(written)
         return loss
 
     def _uphill(self, gradients: list[Any]) -> list[Any]:
