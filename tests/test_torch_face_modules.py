@@ -167,6 +167,20 @@ def test_batch_norm_without_autograd_and_frozen(torch, face, rng):
     assert layer.num_batches_tracked == 5
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_statistics_that_are_no_longer_tracked(torch, face, rng, training):
+    """As in PyTorch: not updated by training, still used by eval."""
+    x = torch.tensor(rng.standard_normal((5, 3)), dtype=torch.float32)
+    layer, theirs = _twins(torch, face, rng, "BatchNorm1d", 3)
+    for each, value in ((layer, x), (theirs, x.double())):
+        each(value)
+        each.track_running_stats = False
+        each.train(training)
+    before = copy.deepcopy(layer.state_dict())
+    torch.testing.assert_close(layer(x).double(), theirs(x.double()), rtol=3e-7, atol=1e-6)
+    assert str(layer.state_dict()) == str(before)
+
+
 def test_batch_norm_notices_an_input_that_changed(torch, face):
     layer, x = face.BatchNorm1d(3), torch.randn(5, 3)
     loss = layer(x).sum()
