@@ -354,6 +354,31 @@ def test_views_of_one_buffer_and_gradients_with_gaps(torch, face, rng):
     assert torch.equal(buffer[:, 1::2], kept)
 
 
+def test_another_default_device_and_dtype(torch, face, rng):
+    """New tensors of a step are the CPU's, and its counts have PyTorch's dtype."""
+    ours, opt, *_ = _twins(torch, face, rng)
+    layer = face.BatchNorm1d(3, dtype=torch.float64)
+    x = torch.tensor(rng.standard_normal((4, 3)), requires_grad=True)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            face.Dropout(0.5)(layer(x)).sum().backward()
+            for step in range(3):
+                _set_gradients(rng, step, ours)
+                face.clip_grad_norm_(ours, 1e6)
+                opt.step()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert x.grad.device.type == "cpu"
+    assert opt.state[ours[1]]["step"].dtype == torch.float64
+
+
+def test_a_first_step_without_any_gradient(torch, face):
+    opt = face.Adam([torch.nn.Parameter(torch.ones(3))])
+    opt.step()
+    assert opt.state_dict()["state"] == {}
+
+
 def test_autograd_notices_the_step(torch, face):
     parameter = torch.nn.Parameter(torch.ones(3))
     opt = face.SGD([parameter], lr=0.1)

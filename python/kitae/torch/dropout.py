@@ -28,7 +28,7 @@ def _drop(x: torch.Tensor, p: float, inplace: bool) -> tuple[torch.Tensor, torch
     y = x if inplace else torch.empty_like(x)
     source, out = _tensors.named_arrays(_OP, ("input", "output"), [x, y])
     order = _tensors.memory_order(source)
-    bits = torch.empty(_bytes_of_bits(source.size), dtype=torch.uint8)
+    bits = torch.empty(_bytes_of_bits(source.size), dtype=torch.uint8, device="cpu")
     seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
     _call(False, source, out, bits, order, p, seed)
     return y, bits, order, seed

@@ -43,7 +43,7 @@ def clip_grad_norm_(
     except FloatingPointError as error:
         raise RuntimeError(str(error)) from None
     torch.autograd.graph.increment_version(grads)
-    return torch.tensor(norm, dtype=kind)
+    return torch.tensor(norm, dtype=kind, device="cpu")
 
 
 def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | None = None) -> None:

@@ -74,7 +74,7 @@ def _gradients(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     dx = torch.empty_like(x)
     kind = weight.dtype if weight is not None else torch.float64 if x.dtype == torch.float64 else torch.float32
-    dweight, dbias = torch.empty((2, x.shape[1]), dtype=kind)
+    dweight, dbias = torch.empty((2, x.shape[1]), dtype=kind, device=x.device)
     names = ("gradient", "input", "weight", "gradient", "weight", "bias")
     dout, saved._x, saved._gamma, *out = _tensors.named_arrays(op, names, [gradient, x, weight, dx, dweight, dbias])
     try:

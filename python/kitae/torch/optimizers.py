@@ -48,7 +48,7 @@ class _RulePlan:
         self.counts = np.zeros(0, np.float32)
         if self.counted:  # one buffer, so that one addition counts every parameter's step
             kind = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-            counts = torch.tensor([float(state[member]["step"]) for member in members], dtype=kind)
+            counts = torch.tensor([float(state[member]["step"]) for member in members], dtype=kind, device="cpu")
             for member, count in zip(members, counts.unbind(), strict=True):
                 state[member]["step"] = count
             self.counts = counts.numpy()
@@ -302,7 +302,7 @@ class _Optimizer(torch.optim.Optimizer):
         """State of a parameter that has none yet, or less than the group's options need."""
         state = self.state[parameter] if names or self._counted else {}
         if self._counted:
-            state.setdefault("step", torch.tensor(0.0))
+            state.setdefault("step", torch.tensor(0.0, device="cpu"))
         kind = torch.float64 if parameter.dtype == torch.float64 else torch.float32
         for name in names:
             if state.get(name) is None:
