@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -262,8 +263,24 @@ def test_modules_are_pytorchs(torch, face, name):
 
 
 def test_a_compiled_network_goes_around_them(torch, face):
+    """A compiled training step counts as one made by hand; PyTorch has nothing to say about kitae's native calls."""
     network = torch.nn.Sequential(torch.nn.Linear(4, 3), face.BatchNorm1d(3), face.Dropout(0.5))
+    optimizer = face.Adam(network.parameters())
     assert torch.compile(network, backend="eager")(torch.randn(5, 4)).shape == (5, 3)
+
+    def step(x: Any) -> None:
+        optimizer.zero_grad()
+        network(x).sum().backward()
+        optimizer.step()
+
+    compiled = torch.compile(step, backend="eager")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            compiled(torch.randn(5, 4))
+    assert [str(warning.message) for warning in said if "kitae" in str(warning.message)] == []
+    assert optimizer.state[network[0].weight]["step"] == 2
+    assert network[1].num_batches_tracked == 3
 
 
 # --- dropout ---------------------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ class _Dropout(torch.autograd.Function):
         return y
 
     @staticmethod
+    @torch.compiler.disable
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (bits,) = ctx.saved_tensors
         (gradient,) = gradients
@@ -77,6 +78,7 @@ class _Masked(torch.autograd.Function):
         return masked(gradient)
 
     @staticmethod
+    @torch.compiler.disable
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (gradient,) = gradients
         again = _Masked.apply if torch.is_grad_enabled() else lambda gradient, masked: masked(gradient)

@@ -218,6 +218,7 @@ class _Optimizer(torch.optim.Optimizer):
 
     # Steps.
 
+    @torch.compiler.disable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient; returns what ``closure`` does."""
         loss = None
