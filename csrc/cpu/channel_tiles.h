@@ -11,7 +11,12 @@ namespace kitae::cpu {
 
 constexpr int64_t kTileElements = 2048;  // of a buffer: 8 KB of float
 constexpr int64_t kTileChannels = 128;   // inner == 1: columns of a tile; its rows reuse their parameters
-constexpr int64_t kBlockChannels = 512;  // the most channels that a unit of work keeps statistics of
+constexpr int64_t kBlockChannels = 512;  // the most channels (or columns) that a unit of work keeps statistics of
+
+// Channels of a few elements side by side are seen as that many columns: the tensor as (outer, channels * inner, 1).
+// A lane of a channel then is a column, and vectors are as full as with long rows.
+constexpr bool short_rows(const ChannelSizes& sizes) { return sizes.inner > 1 && sizes.inner <= kLanes; }
+constexpr ChannelSizes as_columns(const ChannelSizes& sizes) { return {sizes.outer, sizes.channels * sizes.inner, 1}; }
 
 // Rows row .. row + rows; the columns run along the inner axis of one channel or, where inner == 1, over the channels
 // from `channel` on.
@@ -21,6 +26,13 @@ struct Region {
   int64_t offset(const ChannelSizes& sizes) const { return (row * sizes.channels + channel) * sizes.inner + column; }
   int64_t stride(const ChannelSizes& sizes) const { return sizes.channels * sizes.inner; }
 };
+
+// Each of `count` values `times` times; `to` has room for a lane more.
+template <class T>
+inline void spread(const T* values, int64_t count, int64_t times, T* to) {
+  for (int64_t i = 0; i < count; ++i, to += times)
+    for (int lane = 0; lane < kLanes; ++lane) to[lane] = values[i];  // one vector; the next one covers the excess
+}
 
 constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 

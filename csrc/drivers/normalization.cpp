@@ -63,8 +63,9 @@ struct NormalizeTable {
     gain_low[channel] = n.gain_low;
     shift[channel] = n.shift;
   }
-  NormalizeTable from(int64_t channel) const {
-    return {center + channel, gain + channel, gain_low + channel, shift + channel};
+  template <class F>
+  NormalizeTable each(F f) const {
+    return {f(center), f(gain), f(gain_low), f(shift)};
   }
 };
 
@@ -81,8 +82,9 @@ struct GradientTable {
     offset[channel] = gradient.offset;
     slope[channel] = gradient.slope;
   }
-  GradientTable from(int64_t channel) const {
-    return {center + channel, gain + channel, offset + channel, slope + channel};
+  template <class F>
+  GradientTable each(F f) const {
+    return {f(center), f(gain), f(offset), f(slope)};
   }
 };
 
@@ -116,7 +118,10 @@ template <class T>
 struct PassesTable {
   T *bound, *sign;
   Passes<T> operator()(int64_t channel) const { return {bound[channel], sign[channel]}; }
-  PassesTable from(int64_t channel) const { return {bound + channel, sign + channel}; }
+  template <class F>
+  PassesTable each(F f) const {
+    return {f(bound), f(sign)};
+  }
 };
 
 // g = dout act'(z)
@@ -155,6 +160,29 @@ struct MaskedGradientTable {
   }
 };
 
+// A table from some place on.
+template <class Table>
+Table from(const Table& table, int64_t place) {
+  return table.each([place](auto* row) { return row + place; });
+}
+
+// Room for tables that are spread over columns.
+template <class T>
+struct Columns {
+  static constexpr int64_t kStride = cpu::kBlockChannels + kLanes;
+  alignas(64) T rows[6][kStride];
+  int used = 0;
+
+  template <class Table>
+  Table spread(const Table& table, int64_t channel, int64_t count, int64_t times) {
+    return table.each([&](const T* row) {
+      T* const to = rows[used++];
+      cpu::spread(row + channel, count, times, to);
+      return to;
+    });
+  }
+};
+
 template <class F>
 void with_activation(Activation activation, F&& f) {
   switch (activation) {
@@ -180,13 +208,20 @@ struct Pass {
   using T = Compute<S>;
   const BatchNorm& call;
   const ChannelSizes sizes;
+  const bool columns;       // short rows are seen as columns; a mask's bits begin anew with every channel
+  const ChannelSizes view;  // what tiles are cut from
   double *gamma, *beta, *batch_mean, *batch_variance;  // per channel
   NormalizeTable<T> table;
   GradientTable<T> gradient_table;
   PassesTable<T> passes;
   const T slope;
 
-  explicit Pass(const BatchNorm& c) : call(c), sizes(c.sizes), slope(static_cast<T>(c.slope)) {
+  explicit Pass(const BatchNorm& c)
+      : call(c),
+        sizes(c.sizes),
+        columns(cpu::short_rows(c.sizes) && !c.mask),
+        view(columns ? cpu::as_columns(c.sizes) : c.sizes),
+        slope(static_cast<T>(c.slope)) {
     const int64_t channels = sizes.channels, padded = cpu::round_up(channels, kLanes);
     gamma = cpu::scratch<double>(Scratch::statistics, 4 * padded);
     beta = gamma + padded;
@@ -215,6 +250,18 @@ struct Pass {
   void set_numbers(int64_t channel, const ChannelStatistics& s) const {
     table.set(channel, Normalize<T>::from(s, gamma[channel], beta[channel]));
   }
+  // f(part of the box, in the view's channels, locally): locally(table) has the numbers from the part's first on.
+  template <class F>
+  void for_each_part(const Box& box, F&& f) const {
+    if (!columns) return f(box, [&](const auto& numbers) { return from(numbers, box.first_channel); });
+    const int64_t inner = sizes.inner, most = cpu::kBlockChannels / inner;
+    for (int64_t channel = box.first_channel; channel < box.last_channel; channel += most) {
+      const int64_t count = box.last_channel - channel < most ? box.last_channel - channel : most;
+      Columns<T> room;
+      f(Box{box.first_row, box.last_row, channel * inner, (channel + count) * inner, 0, 1},
+        [&](const auto& numbers) { return room.spread(numbers, channel, count, inner); });
+    }
+  }
   uint8_t* mask_row(const Region& tile, int64_t row) const {
     const int64_t index = tile.row + row;
     if (sizes.adjacent()) return call.mask + index * ((sizes.channels + 7) / 8) + tile.channel / 8;
@@ -227,15 +274,17 @@ struct Pass {
 template <class S>
 struct DeviationReader {
   using T = Compute<S>;
+  const Pass<S>& pass;
   const S* x;
-  ChannelSizes sizes;
   TileBuffer<S> buffer;
 
-  DeviationReader(const S* from, const ChannelSizes& s) : x(from), sizes(s) {}
+  DeviationReader(const Pass<S>& p, const S* from_x) : pass(p), x(from_x) {}
 
+  bool columns() const { return pass.columns; }
+  void prepare(int64_t /*channel*/, int64_t /*count*/) {}
   void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[1]) {
-    cpu::prefetch_tile(x, sizes, next);
-    tiles[0] = cpu::load_tile<T>(x, sizes, tile, buffer.data);
+    cpu::prefetch_tile(x, pass.view, next);
+    tiles[0] = cpu::load_tile<T>(x, pass.view, tile, buffer.data);
   }
 };
 
@@ -243,6 +292,7 @@ template <class S>
 struct Forward : Pass<S> {
   using typename Pass<S>::T;
   using Pass<S>::sizes;
+  using Pass<S>::view;
   using Pass<S>::table;
   const BatchNormForward& forward;
 
@@ -250,7 +300,7 @@ struct Forward : Pass<S> {
 
   const S* x() const { return forward.x.template as<const S>(); }
   double first_element(int64_t channel) const { return static_cast<double>(to_float(x()[channel * sizes.inner])); }
-  DeviationReader<S> reader() const { return {x(), sizes}; }
+  DeviationReader<S> reader() const { return {*this, x()}; }
 
   // Loops without branches, so that divisions and square roots run several at a time.
   void finish(int64_t begin, int64_t end, const double* first_elements, const double* sum,
@@ -304,26 +354,29 @@ struct Forward : Pass<S> {
   template <Activation activation>
   void map_as(const Box& box, bool backwards) const {
     const S* residual = forward.residual ? forward.residual.template as<const S>() : nullptr;
-    const bool adjacent = sizes.adjacent();
+    const bool adjacent = view.adjacent();
     TileBuffer<S> x_buffer, residual_buffer;
-    cpu::for_each_channel_tile(sizes, box, backwards, [&](const Region& tile, const Region& next) {
-      cpu::prefetch_tile(x(), sizes, next);
-      if (residual) cpu::prefetch_tile(residual, sizes, next);
-      const Tile<T> in = cpu::load_tile<T>(x(), sizes, tile, x_buffer.data);
-      Tile<T> added{};
-      if (residual) added = cpu::load_tile<T>(residual, sizes, tile, residual_buffer.data);
-      const ActivatedTable<activation, T> numbers{table.from(tile.channel), this->slope};
-      cpu::store_tile<T>(forward.out.template as<S>(), sizes, tile, [&](T* to, int64_t stride) {
-        if (!residual) return cpu::map_tile(adjacent, tile, to, stride, numbers, in);
-        if (!forward.mask) return cpu::map_tile(adjacent, tile, to, stride, numbers, in, added);
-        const ActivatedTable<Activation::none, T> linear{numbers.table, this->slope};
-        cpu::map_tile(adjacent, tile, to, stride, linear, in, added);
-        const T slope = this->slope;
-        for (int64_t row = 0; row < tile.rows; ++row, to += stride) {
-          cpu::pack_positive(this->mask_row(tile, row), to, tile.columns);
+    this->for_each_part(box, [&](const Box& part, auto&& locally) {
+      const NormalizeTable<T> local = locally(table);
+      cpu::for_each_channel_tile(view, part, backwards, [&](const Region& tile, const Region& next) {
+        cpu::prefetch_tile(x(), view, next);
+        if (residual) cpu::prefetch_tile(residual, view, next);
+        const Tile<T> in = cpu::load_tile<T>(x(), view, tile, x_buffer.data);
+        Tile<T> added{};
+        if (residual) added = cpu::load_tile<T>(residual, view, tile, residual_buffer.data);
+        const ActivatedTable<activation, T> numbers{from(local, tile.channel - part.first_channel), this->slope};
+        cpu::store_tile<T>(forward.out.template as<S>(), view, tile, [&](T* to, int64_t stride) {
+          if (!residual) return cpu::map_tile(adjacent, tile, to, stride, numbers, in);
+          if (!forward.mask) return cpu::map_tile(adjacent, tile, to, stride, numbers, in, added);
+          const ActivatedTable<Activation::none, T> linear{numbers.table, this->slope};
+          cpu::map_tile(adjacent, tile, to, stride, linear, in, added);
+          const T slope = this->slope;
+          for (int64_t row = 0; row < tile.rows; ++row, to += stride) {
+            cpu::pack_positive(this->mask_row(tile, row), to, tile.columns);
 #pragma GCC ivdep
-          for (int64_t i = 0; i < tile.columns; ++i) to[i] = activate<activation>(to[i], slope);
-        }
+            for (int64_t i = 0; i < tile.columns; ++i) to[i] = activate<activation>(to[i], slope);
+          }
+        });
       });
     });
   }
@@ -397,17 +450,27 @@ struct GradientReader {
   const Pass<S>& pass;
   const S* x;
   const S* dout;
+  PassesTable<T> passes;  // from the view's channel `first` on
+  int64_t first = 0;
+  Columns<T> room;
   TileBuffer<S> x_buffer, dout_buffer;
   alignas(64) T g_buffer[cpu::kTileElements];
 
   explicit GradientReader(const Pass<S>& p, const S* from_x, const S* from_dout)
-      : pass(p), x(from_x), dout(from_dout) {}
+      : pass(p), x(from_x), dout(from_dout), passes(p.passes) {}
 
+  bool columns() const { return pass.columns; }
+  void prepare(int64_t channel, int64_t count) {
+    if (pass.call.activation == Activation::none) return;
+    room.used = 0;
+    passes = room.spread(pass.passes, channel, count, pass.sizes.inner);
+    first = channel * pass.sizes.inner;
+  }
   void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[2]) {
-    cpu::prefetch_tile(dout, pass.sizes, next);
-    cpu::prefetch_tile(x, pass.sizes, next);
-    tiles[0] = cpu::load_tile<T>(dout, pass.sizes, tile, dout_buffer.data);
-    tiles[1] = cpu::load_tile<T>(x, pass.sizes, tile, x_buffer.data);
+    cpu::prefetch_tile(dout, pass.view, next);
+    cpu::prefetch_tile(x, pass.view, next);
+    tiles[0] = cpu::load_tile<T>(dout, pass.view, tile, dout_buffer.data);
+    tiles[1] = cpu::load_tile<T>(x, pass.view, tile, x_buffer.data);
     if (pass.call.activation == Activation::none) return;
     with_activation(pass.call.activation,
                     [&](auto activation) { through_activation<activation()>(tile, next, tiles); });
@@ -422,8 +485,8 @@ struct GradientReader {
         cpu::select_by_bits<activation>(g_buffer + row * stride, tiles[0].row(row), pass.mask_row(tile, row),
                                         pass.slope, tile.columns);
     } else {
-      const MaskedTable<activation, T> numbers{pass.passes.from(tile.channel), pass.slope};
-      cpu::map_tile(pass.sizes.adjacent(), tile, g_buffer, stride, numbers, tiles[0], tiles[1]);
+      const MaskedTable<activation, T> numbers{from(passes, tile.channel - first), pass.slope};
+      cpu::map_tile(pass.view.adjacent(), tile, g_buffer, stride, numbers, tiles[0], tiles[1]);
     }
     tiles[0] = {g_buffer, stride, g_buffer + cpu::kTileElements};
   }
@@ -433,6 +496,7 @@ template <class S>
 struct Backward : Pass<S> {
   using typename Pass<S>::T;
   using Pass<S>::sizes;
+  using Pass<S>::view;
   using Pass<S>::table;
   const BatchNormBackward& backward;
 
@@ -470,19 +534,22 @@ struct Backward : Pass<S> {
       return with_activation(backward.activation, [&](auto activation) { map_masked<activation()>(box, backwards); });
     GradientReader<S> read = reader();
     Tile<T> tiles[2];
-    const bool adjacent = sizes.adjacent();
-    cpu::for_each_channel_tile(sizes, box, backwards, [&](const Region& tile, const Region& next) {
-      read(tile, next, tiles);
-      if (backward.dresidual)
-        cpu::store_tile<T>(backward.dresidual.template as<S>(), sizes, tile, [&](T* to, int64_t stride) {
-          for (int64_t row = 0; row < tile.rows; ++row)
-            std::memcpy(to + row * stride, tiles[0].row(row), static_cast<size_t>(tile.columns) * sizeof(T));
+    const bool adjacent = view.adjacent();
+    this->for_each_part(box, [&](const Box& part, auto&& locally) {
+      const GradientTable<T> local = locally(this->gradient_table);
+      cpu::for_each_channel_tile(view, part, backwards, [&](const Region& tile, const Region& next) {
+        read(tile, next, tiles);
+        if (backward.dresidual)
+          cpu::store_tile<T>(backward.dresidual.template as<S>(), view, tile, [&](T* to, int64_t stride) {
+            for (int64_t row = 0; row < tile.rows; ++row)
+              std::memcpy(to + row * stride, tiles[0].row(row), static_cast<size_t>(tile.columns) * sizeof(T));
+          });
+        const GradientTable<T> numbers = from(local, tile.channel - part.first_channel);
+        const GainTable<T> constant{numbers.gain};
+        cpu::store_tile<T>(backward.dx.template as<S>(), view, tile, [&](T* to, int64_t stride) {
+          if (backward.training) return cpu::map_tile(adjacent, tile, to, stride, numbers, tiles[0], tiles[1]);
+          cpu::map_tile(adjacent, tile, to, stride, constant, tiles[0]);
         });
-      const GradientTable<T> numbers = this->gradient_table.from(tile.channel);
-      const GainTable<T> constant{numbers.gain};
-      cpu::store_tile<T>(backward.dx.template as<S>(), sizes, tile, [&](T* to, int64_t stride) {
-        if (backward.training) return cpu::map_tile(adjacent, tile, to, stride, numbers, tiles[0], tiles[1]);
-        cpu::map_tile(adjacent, tile, to, stride, constant, tiles[0]);
       });
     });
   }
@@ -490,23 +557,28 @@ struct Backward : Pass<S> {
   template <Activation activation>
   void map_masked(const Box& box, bool backwards) const {
     const S *x = backward.x.template as<const S>(), *dout = backward.dout.template as<const S>();
-    const bool adjacent = sizes.adjacent();
+    const bool adjacent = view.adjacent();
     TileBuffer<S> x_buffer, dout_buffer;
-    cpu::for_each_channel_tile(sizes, box, backwards, [&](const Region& tile, const Region& next) {
-      cpu::prefetch_tile(dout, sizes, next);
-      cpu::prefetch_tile(x, sizes, next);
-      const Tile<T> douts = cpu::load_tile<T>(dout, sizes, tile, dout_buffer.data);
-      const Tile<T> xs = cpu::load_tile<T>(x, sizes, tile, x_buffer.data);
-      const MaskedTable<activation, T> masked{this->passes.from(tile.channel), this->slope};
-      const GradientTable<T> numbers = this->gradient_table.from(tile.channel);
-      const GainTable<T> constant{numbers.gain};
-      cpu::store_tile<T>(backward.dx.template as<S>(), sizes, tile, [&](T* to, int64_t stride) {
-        const auto map = [&](const auto& gradients) {
-          using Gradients = std::decay_t<decltype(gradients)>;
-          const MaskedGradientTable<activation, Gradients, T> all{masked, gradients};
-          cpu::map_tile(adjacent, tile, to, stride, all, douts, xs);
-        };
-        backward.training ? map(numbers) : map(constant);
+    this->for_each_part(box, [&](const Box& part, auto&& locally) {
+      const PassesTable<T> passes = locally(this->passes);
+      const GradientTable<T> local = locally(this->gradient_table);
+      cpu::for_each_channel_tile(view, part, backwards, [&](const Region& tile, const Region& next) {
+        cpu::prefetch_tile(dout, view, next);
+        cpu::prefetch_tile(x, view, next);
+        const Tile<T> douts = cpu::load_tile<T>(dout, view, tile, dout_buffer.data);
+        const Tile<T> xs = cpu::load_tile<T>(x, view, tile, x_buffer.data);
+        const int64_t place = tile.channel - part.first_channel;
+        const MaskedTable<activation, T> masked{from(passes, place), this->slope};
+        const GradientTable<T> numbers = from(local, place);
+        const GainTable<T> constant{numbers.gain};
+        cpu::store_tile<T>(backward.dx.template as<S>(), view, tile, [&](T* to, int64_t stride) {
+          const auto map = [&](const auto& gradients) {
+            using Gradients = std::decay_t<decltype(gradients)>;
+            const MaskedGradientTable<activation, Gradients, T> all{masked, gradients};
+            cpu::map_tile(adjacent, tile, to, stride, all, douts, xs);
+          };
+          backward.training ? map(numbers) : map(constant);
+        });
       });
     });
   }
