@@ -16,6 +16,7 @@ namespace kitae::cpu {
 constexpr int64_t kSmallTensor = 1 << 15;  // elements; below, waking a thread costs more than it brings
 constexpr int64_t kBlockBytes = 1 << 18;   // half of a level-2 cache of 512 KB: input and output share it
 constexpr int64_t kMapElements = 1 << 16;  // elements of a unit of an element-wise step
+constexpr int64_t kCachedTensor = 1 << 21;  // elements that a level-3 cache holds twice
 constexpr int64_t kShortestRow = 256;      // bytes of a block's row, where channels are short rows
 
 // map(box, backwards) over the whole tensor.
@@ -23,7 +24,8 @@ template <class Map>
 inline void map_channels(const ChannelSizes& sizes, Map&& map) {
   const int64_t row_elements = sizes.channels * sizes.inner;
   if (sizes.size() <= kSmallTensor) return map(Box{0, sizes.outer, 0, sizes.channels, 0, sizes.inner}, false);
-  if (short_rows(sizes)) {  // as many rows as there are share the numbers spread over columns
+  // Rows share the numbers that are spread over columns, as long as a cache holds what is then read by strides.
+  if (short_rows(sizes) && sizes.size() <= kCachedTensor) {
     const int64_t rows = sizes.outer < kBlockChannels ? sizes.outer : kBlockChannels;
     const int64_t width = kMapElements / (rows * sizes.inner);
     const int64_t groups = (sizes.channels + width - 1) / width;

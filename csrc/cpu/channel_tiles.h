@@ -10,12 +10,14 @@
 namespace kitae::cpu {
 
 constexpr int64_t kTileElements = 2048;  // of a buffer: 8 KB of float
-constexpr int64_t kTileChannels = 128;   // inner == 1: columns of a tile; its rows reuse their parameters
+constexpr int64_t kTileChannels = 2048;  // inner == 1: columns of a tile. Memory is best read in its order: whole rows
 constexpr int64_t kBlockChannels = 512;  // the most channels (or columns) that a unit of work keeps statistics of
 
 // Channels of a few elements side by side are seen as that many columns: the tensor as (outer, channels * inner, 1).
-// A lane of a channel then is a column, and vectors are as full as with long rows.
-constexpr bool short_rows(const ChannelSizes& sizes) { return sizes.inner > 1 && sizes.inner <= kLanes; }
+// Vectors then are as full as with long rows. For sums a column has to be a lane of its channel.
+constexpr int64_t kShortRow = 64;
+constexpr bool short_rows(const ChannelSizes& sizes) { return sizes.inner > 1 && sizes.inner <= kShortRow; }
+constexpr bool columns_are_lanes(const ChannelSizes& sizes) { return sizes.inner > 1 && sizes.inner <= kLanes; }
 constexpr ChannelSizes as_columns(const ChannelSizes& sizes) { return {sizes.outer, sizes.channels * sizes.inner, 1}; }
 
 // Rows row .. row + rows; the columns run along the inner axis of one channel or, where inner == 1, over the channels
@@ -31,7 +33,8 @@ struct Region {
 template <class T>
 inline void spread(const T* values, int64_t count, int64_t times, T* to) {
   for (int64_t i = 0; i < count; ++i, to += times)
-    for (int lane = 0; lane < kLanes; ++lane) to[lane] = values[i];  // one vector; the next one covers the excess
+    for (int64_t begin = 0; begin < times; begin += kLanes)  // whole vectors; the next value covers the excess
+      for (int lane = 0; lane < kLanes; ++lane) to[begin + lane] = values[i];
 }
 
 constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }

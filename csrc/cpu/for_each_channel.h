@@ -49,11 +49,12 @@ inline void map_tile(bool adjacent, const Region& tile, T* out, int64_t stride, 
                      const In... in) {
   int64_t row = 0;
   if (adjacent) {
-    // Several rows share the loads of a column's numbers, except where all of them meet in the same sets of the cache.
+    // Two short rows share the loads of a column's numbers. Longer ones would be two places of memory at a time, which
+    // the hardware does not prefetch.
     constexpr int kRows = 2;
-    constexpr int64_t kPage = 4096;
-    const bool apart = stride * static_cast<int64_t>(sizeof(T)) % kPage != 0;
-    for (; apart && row + kRows <= tile.rows; row += kRows)
+    constexpr int64_t kShort = 256;
+    const bool near = stride * static_cast<int64_t>(sizeof(T)) <= kShort;
+    for (; near && row + kRows <= tile.rows; row += kRows)
       detail::map_rows<kRows>(out + row * stride, stride, row, tile.columns, function, in...);
     for (; row < tile.rows; ++row) detail::map_rows<1>(out + row * stride, stride, row, tile.columns, function, in...);
     return;

@@ -181,7 +181,7 @@ inline double fold_columns(double* lanes, int64_t count) {
 
 // The channels' sums by way of their columns' (as_columns), kBlockChannels of them at a time.
 template <class Op, class T, class Read>
-inline void sum_short_rows(const ChannelSizes& sizes, int64_t row, int64_t rows, int64_t begin, int64_t end,
+inline void sum_as_columns(const ChannelSizes& sizes, int64_t row, int64_t rows, int64_t begin, int64_t end,
                            const double* parameters, Read&& read, double* first, double* second) {
   const int64_t inner = sizes.inner, most = kBlockChannels / inner;
   alignas(64) double numbers[kBlockChannels + kLanes] = {}, lanes[2][kBlockChannels];
@@ -202,7 +202,7 @@ inline void sum_short_rows(const ChannelSizes& sizes, int64_t row, int64_t rows,
 
 // Both sums of chunk `chunk` for channels [begin, end). `parameters`, `first` and `second` start at channel `begin` and
 // are padded to whole lanes. read(tile, next, tiles) fills in where the inputs of a tile are; `next` comes after it.
-// With read.columns() the tiles are those of as_columns(sizes), and read.prepare(channel, count) comes before their
+// With read.columns the tiles are those of as_columns(sizes), and read.prepare(channel, count) comes before their
 // tiles.
 template <class Op, class T, class Read>
 inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, int64_t begin, int64_t end, const double* parameters,
@@ -212,8 +212,7 @@ inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, int64_t begin, i
   const int64_t rows = sizes.outer - row < chunks.rows ? sizes.outer - row : chunks.rows;
   if (sizes.adjacent())
     return detail::sum_columns<Op, T>(sizes, Region{row, rows, begin, 0, end - begin}, parameters, read, first, second);
-  if (read.columns())
-    return detail::sum_short_rows<Op, T>(sizes, row, rows, begin, end, parameters, read, first, second);
+  if (read.columns) return detail::sum_as_columns<Op, T>(sizes, row, rows, begin, end, parameters, read, first, second);
   const int64_t column = chunk % chunks.pieces * chunks.per_piece;
   const int64_t columns = sizes.inner - column < chunks.per_piece ? sizes.inner - column : chunks.per_piece;
   Tile<T> tiles[Op::kInputs];

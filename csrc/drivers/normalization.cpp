@@ -208,20 +208,13 @@ struct Pass {
   using T = Compute<S>;
   const BatchNorm& call;
   const ChannelSizes sizes;
-  const bool columns;       // short rows are seen as columns; a mask's bits begin anew with every channel
-  const ChannelSizes view;  // what tiles are cut from
   double *gamma, *beta, *batch_mean, *batch_variance;  // per channel
   NormalizeTable<T> table;
   GradientTable<T> gradient_table;
   PassesTable<T> passes;
   const T slope;
 
-  explicit Pass(const BatchNorm& c)
-      : call(c),
-        sizes(c.sizes),
-        columns(cpu::short_rows(c.sizes) && !c.mask),
-        view(columns ? cpu::as_columns(c.sizes) : c.sizes),
-        slope(static_cast<T>(c.slope)) {
+  explicit Pass(const BatchNorm& c) : call(c), sizes(c.sizes), slope(static_cast<T>(c.slope)) {
     const int64_t channels = sizes.channels, padded = cpu::round_up(channels, kLanes);
     gamma = cpu::scratch<double>(Scratch::statistics, 4 * padded);
     beta = gamma + padded;
@@ -250,15 +243,21 @@ struct Pass {
   void set_numbers(int64_t channel, const ChannelStatistics& s) const {
     table.set(channel, Normalize<T>::from(s, gamma[channel], beta[channel]));
   }
-  // f(part of the box, in the view's channels, locally): locally(table) has the numbers from the part's first on.
+  // Short rows are seen as columns, where there are rows enough to share the spread numbers. (The bits of a mask begin
+  // anew with every channel.)
+  bool as_columns(const Box& box) const {
+    return cpu::short_rows(sizes) && !call.mask && (box.last_row - box.first_row) * kLanes >= sizes.inner;
+  }
+  // f(view, part, locally) for the parts of a box: `view` is how the tensor is seen, `part` is in the view's channels,
+  // and locally(table) has the numbers from the part's first channel on.
   template <class F>
   void for_each_part(const Box& box, F&& f) const {
-    if (!columns) return f(box, [&](const auto& numbers) { return from(numbers, box.first_channel); });
+    if (!as_columns(box)) return f(sizes, box, [&](const auto& numbers) { return from(numbers, box.first_channel); });
     const int64_t inner = sizes.inner, most = cpu::kBlockChannels / inner;
     for (int64_t channel = box.first_channel; channel < box.last_channel; channel += most) {
       const int64_t count = box.last_channel - channel < most ? box.last_channel - channel : most;
       Columns<T> room;
-      f(Box{box.first_row, box.last_row, channel * inner, (channel + count) * inner, 0, 1},
+      f(cpu::as_columns(sizes), Box{box.first_row, box.last_row, channel * inner, (channel + count) * inner, 0, 1},
         [&](const auto& numbers) { return room.spread(numbers, channel, count, inner); });
     }
   }
@@ -274,17 +273,18 @@ struct Pass {
 template <class S>
 struct DeviationReader {
   using T = Compute<S>;
-  const Pass<S>& pass;
+  const bool columns;
+  const ChannelSizes view;
   const S* x;
   TileBuffer<S> buffer;
 
-  DeviationReader(const Pass<S>& p, const S* from_x) : pass(p), x(from_x) {}
+  DeviationReader(const ChannelSizes& sizes, const S* from_x)
+      : columns(cpu::columns_are_lanes(sizes)), view(columns ? cpu::as_columns(sizes) : sizes), x(from_x) {}
 
-  bool columns() const { return pass.columns; }
   void prepare(int64_t /*channel*/, int64_t /*count*/) {}
   void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[1]) {
-    cpu::prefetch_tile(x, pass.view, next);
-    tiles[0] = cpu::load_tile<T>(x, pass.view, tile, buffer.data);
+    cpu::prefetch_tile(x, view, next);
+    tiles[0] = cpu::load_tile<T>(x, view, tile, buffer.data);
   }
 };
 
@@ -292,7 +292,6 @@ template <class S>
 struct Forward : Pass<S> {
   using typename Pass<S>::T;
   using Pass<S>::sizes;
-  using Pass<S>::view;
   using Pass<S>::table;
   const BatchNormForward& forward;
 
@@ -300,7 +299,7 @@ struct Forward : Pass<S> {
 
   const S* x() const { return forward.x.template as<const S>(); }
   double first_element(int64_t channel) const { return static_cast<double>(to_float(x()[channel * sizes.inner])); }
-  DeviationReader<S> reader() const { return {*this, x()}; }
+  DeviationReader<S> reader() const { return {sizes, x()}; }
 
   // Loops without branches, so that divisions and square roots run several at a time.
   void finish(int64_t begin, int64_t end, const double* first_elements, const double* sum,
@@ -354,9 +353,8 @@ struct Forward : Pass<S> {
   template <Activation activation>
   void map_as(const Box& box, bool backwards) const {
     const S* residual = forward.residual ? forward.residual.template as<const S>() : nullptr;
-    const bool adjacent = view.adjacent();
     TileBuffer<S> x_buffer, residual_buffer;
-    this->for_each_part(box, [&](const Box& part, auto&& locally) {
+    this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const NormalizeTable<T> local = locally(table);
       cpu::for_each_channel_tile(view, part, backwards, [&](const Region& tile, const Region& next) {
         cpu::prefetch_tile(x(), view, next);
@@ -366,10 +364,10 @@ struct Forward : Pass<S> {
         if (residual) added = cpu::load_tile<T>(residual, view, tile, residual_buffer.data);
         const ActivatedTable<activation, T> numbers{from(local, tile.channel - part.first_channel), this->slope};
         cpu::store_tile<T>(forward.out.template as<S>(), view, tile, [&](T* to, int64_t stride) {
-          if (!residual) return cpu::map_tile(adjacent, tile, to, stride, numbers, in);
-          if (!forward.mask) return cpu::map_tile(adjacent, tile, to, stride, numbers, in, added);
+          if (!residual) return cpu::map_tile(view.adjacent(), tile, to, stride, numbers, in);
+          if (!forward.mask) return cpu::map_tile(view.adjacent(), tile, to, stride, numbers, in, added);
           const ActivatedTable<Activation::none, T> linear{numbers.table, this->slope};
-          cpu::map_tile(adjacent, tile, to, stride, linear, in, added);
+          cpu::map_tile(view.adjacent(), tile, to, stride, linear, in, added);
           const T slope = this->slope;
           for (int64_t row = 0; row < tile.rows; ++row, to += stride) {
             cpu::pack_positive(this->mask_row(tile, row), to, tile.columns);
@@ -448,6 +446,8 @@ template <class S>
 struct GradientReader {
   using T = Compute<S>;
   const Pass<S>& pass;
+  const bool columns;
+  const ChannelSizes view;
   const S* x;
   const S* dout;
   PassesTable<T> passes;  // from the view's channel `first` on
@@ -456,10 +456,14 @@ struct GradientReader {
   TileBuffer<S> x_buffer, dout_buffer;
   alignas(64) T g_buffer[cpu::kTileElements];
 
-  explicit GradientReader(const Pass<S>& p, const S* from_x, const S* from_dout)
-      : pass(p), x(from_x), dout(from_dout), passes(p.passes) {}
+  GradientReader(const Pass<S>& p, bool as_columns, const S* from_x, const S* from_dout)
+      : pass(p),
+        columns(as_columns),
+        view(as_columns ? cpu::as_columns(p.sizes) : p.sizes),
+        x(from_x),
+        dout(from_dout),
+        passes(p.passes) {}
 
-  bool columns() const { return pass.columns; }
   void prepare(int64_t channel, int64_t count) {
     if (pass.call.activation == Activation::none) return;
     room.used = 0;
@@ -467,10 +471,10 @@ struct GradientReader {
     first = channel * pass.sizes.inner;
   }
   void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[2]) {
-    cpu::prefetch_tile(dout, pass.view, next);
-    cpu::prefetch_tile(x, pass.view, next);
-    tiles[0] = cpu::load_tile<T>(dout, pass.view, tile, dout_buffer.data);
-    tiles[1] = cpu::load_tile<T>(x, pass.view, tile, x_buffer.data);
+    cpu::prefetch_tile(dout, view, next);
+    cpu::prefetch_tile(x, view, next);
+    tiles[0] = cpu::load_tile<T>(dout, view, tile, dout_buffer.data);
+    tiles[1] = cpu::load_tile<T>(x, view, tile, x_buffer.data);
     if (pass.call.activation == Activation::none) return;
     with_activation(pass.call.activation,
                     [&](auto activation) { through_activation<activation()>(tile, next, tiles); });
@@ -486,7 +490,7 @@ struct GradientReader {
                                         pass.slope, tile.columns);
     } else {
       const MaskedTable<activation, T> numbers{from(passes, tile.channel - first), pass.slope};
-      cpu::map_tile(pass.view.adjacent(), tile, g_buffer, stride, numbers, tiles[0], tiles[1]);
+      cpu::map_tile(view.adjacent(), tile, g_buffer, stride, numbers, tiles[0], tiles[1]);
     }
     tiles[0] = {g_buffer, stride, g_buffer + cpu::kTileElements};
   }
@@ -496,7 +500,6 @@ template <class S>
 struct Backward : Pass<S> {
   using typename Pass<S>::T;
   using Pass<S>::sizes;
-  using Pass<S>::view;
   using Pass<S>::table;
   const BatchNormBackward& backward;
 
@@ -507,8 +510,9 @@ struct Backward : Pass<S> {
       cpu::find_bounds(table, sizes.channels, this->passes.bound, this->passes.sign);
   }
 
-  GradientReader<S> reader() const {
-    return GradientReader<S>(*this, backward.x.template as<const S>(), backward.dout.template as<const S>());
+  GradientReader<S> reader(bool as_columns) const {
+    return GradientReader<S>(*this, as_columns, backward.x.template as<const S>(),
+                             backward.dout.template as<const S>());
   }
 
   // The room of the batch's mean and variance.
@@ -532,10 +536,9 @@ struct Backward : Pass<S> {
   void map(const Box& box, bool backwards) const {
     if (backward.activation != Activation::none && !backward.mask)
       return with_activation(backward.activation, [&](auto activation) { map_masked<activation()>(box, backwards); });
-    GradientReader<S> read = reader();
+    GradientReader<S> read = reader(this->as_columns(box));
     Tile<T> tiles[2];
-    const bool adjacent = view.adjacent();
-    this->for_each_part(box, [&](const Box& part, auto&& locally) {
+    this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const GradientTable<T> local = locally(this->gradient_table);
       cpu::for_each_channel_tile(view, part, backwards, [&](const Region& tile, const Region& next) {
         read(tile, next, tiles);
@@ -547,8 +550,8 @@ struct Backward : Pass<S> {
         const GradientTable<T> numbers = from(local, tile.channel - part.first_channel);
         const GainTable<T> constant{numbers.gain};
         cpu::store_tile<T>(backward.dx.template as<S>(), view, tile, [&](T* to, int64_t stride) {
-          if (backward.training) return cpu::map_tile(adjacent, tile, to, stride, numbers, tiles[0], tiles[1]);
-          cpu::map_tile(adjacent, tile, to, stride, constant, tiles[0]);
+          if (backward.training) return cpu::map_tile(view.adjacent(), tile, to, stride, numbers, tiles[0], tiles[1]);
+          cpu::map_tile(view.adjacent(), tile, to, stride, constant, tiles[0]);
         });
       });
     });
@@ -557,9 +560,8 @@ struct Backward : Pass<S> {
   template <Activation activation>
   void map_masked(const Box& box, bool backwards) const {
     const S *x = backward.x.template as<const S>(), *dout = backward.dout.template as<const S>();
-    const bool adjacent = view.adjacent();
     TileBuffer<S> x_buffer, dout_buffer;
-    this->for_each_part(box, [&](const Box& part, auto&& locally) {
+    this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const PassesTable<T> passes = locally(this->passes);
       const GradientTable<T> local = locally(this->gradient_table);
       cpu::for_each_channel_tile(view, part, backwards, [&](const Region& tile, const Region& next) {
@@ -575,7 +577,7 @@ struct Backward : Pass<S> {
           const auto map = [&](const auto& gradients) {
             using Gradients = std::decay_t<decltype(gradients)>;
             const MaskedGradientTable<activation, Gradients, T> all{masked, gradients};
-            cpu::map_tile(adjacent, tile, to, stride, all, douts, xs);
+            cpu::map_tile(view.adjacent(), tile, to, stride, all, douts, xs);
           };
           backward.training ? map(numbers) : map(constant);
         });
@@ -591,7 +593,7 @@ struct Backward : Pass<S> {
             for (int64_t channel = begin; channel < end; ++channel)
               numbers[channel - begin] = this->statistics(channel).mean;
           },
-          [&] { return reader(); },
+          [&] { return reader(cpu::columns_are_lanes(sizes) && !backward.mask); },
           [&](int64_t begin, int64_t end, const double*, const double* first, const double* second) {
             finish(begin, end, first, second);
           },
