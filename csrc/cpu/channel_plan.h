@@ -16,8 +16,9 @@ namespace kitae::cpu {
 constexpr int64_t kSmallTensor = 1 << 15;  // elements; below, waking a thread costs more than it brings
 constexpr int64_t kBlockBytes = 1 << 18;   // half of a level-2 cache of 512 KB: input and output share it
 constexpr int64_t kMapElements = 1 << 16;  // elements of a unit of an element-wise step
+constexpr int64_t kChannelsOfUnit = 64;
 constexpr int64_t kCachedTensor = 1 << 21;  // elements that a level-3 cache holds twice
-constexpr int64_t kShortestRow = 256;      // bytes of a block's row, where channels are short rows
+constexpr int64_t kShortestRow = 256;       // bytes of a block's row, where channels are short rows
 
 // map(box, backwards) over the whole tensor.
 template <class Map>
@@ -112,14 +113,17 @@ inline void reduce_and_map(const ChannelSizes& sizes, int64_t element_bytes, boo
   double* table = second + padded;  // (chunk, sum, channel)
   for (int64_t i = sizes.channels; i < padded; ++i) numbers[i] = 0;
   parameters(0, sizes.channels, numbers);
-  const int64_t groups = (sizes.channels + kBlockChannels - 1) / kBlockChannels;
-  const int64_t of_chunk = sizes.size() / (chunks * groups);
+  // Units of kMapElements or more, and where there are few chunks, of fewer channels: every thread a choice of four.
+  const int64_t of_chunk = sizes.size() / chunks;
   const int64_t chunks_of_unit = of_chunk < kMapElements ? kMapElements / of_chunk : 1;
   const int64_t units = (chunks + chunks_of_unit - 1) / chunks_of_unit;
+  int64_t width = round_up(sizes.channels * units / (4 * num_threads()), kChannelsOfUnit);
+  if (num_threads() == 1 || width > kBlockChannels) width = kBlockChannels;
+  const int64_t groups = (sizes.channels + width - 1) / width;
   parallel_for(units * groups, [&](int64_t unit) {
     Reader reader = make_reader();
-    const int64_t begin = unit % groups * kBlockChannels;
-    const int64_t end = begin + kBlockChannels < sizes.channels ? begin + kBlockChannels : sizes.channels;
+    const int64_t begin = unit % groups * width;
+    const int64_t end = begin + width < sizes.channels ? begin + width : sizes.channels;
     const int64_t last = (unit / groups + 1) * chunks_of_unit;
     for (int64_t chunk = unit / groups * chunks_of_unit; chunk < last && chunk < chunks; ++chunk) {
       double* sums = table + chunk * 2 * padded + begin;

@@ -10,7 +10,10 @@
 namespace kitae::cpu {
 
 constexpr int64_t kTileElements = 2048;  // of a buffer: 8 KB of float
-constexpr int64_t kTileChannels = 2048;  // inner == 1: columns of a tile. Memory is best read in its order: whole rows
+// inner == 1: columns of a tile. Memory is best read in its order, whole rows; sums keep columns in registers for a
+// few.
+constexpr int64_t kColumnsOfMap = 2048;
+constexpr int64_t kColumnsOfSum = 512;
 constexpr int64_t kBlockChannels = 512;  // the most channels (or columns) that a unit of work keeps statistics of
 
 // Channels of a few elements side by side are seen as that many columns: the tensor as (outer, channels * inner, 1).
@@ -51,11 +54,12 @@ inline void visit_in_turn(int64_t count, Make&& make, Visit&& visit) {
 }
 
 // A region cut into tiles of at most kTileElements (rows padded to whole lanes), rows in order or the last ones first
-// (they are still in the cache): visit(tile, next tile).
+// (they are still in the cache): visit(tile, next tile). `columns`: the most of a tile where channels lie side by side.
 template <class Visit>
-inline void for_each_tile(const ChannelSizes& sizes, const Region& region, bool backwards, Visit&& visit) {
+inline void for_each_tile(const ChannelSizes& sizes, const Region& region, int64_t columns, bool backwards,
+                          Visit&& visit) {
   const bool adjacent = sizes.adjacent();
-  const int64_t most = adjacent ? kTileChannels : kTileElements;
+  const int64_t most = adjacent ? columns : kTileElements;
   const int64_t width = region.columns < most ? region.columns : most;
   if (width == 0) return;
   const int64_t fit = kTileElements / round_up(width, kLanes);

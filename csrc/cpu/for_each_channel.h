@@ -18,7 +18,8 @@ template <class Visit>
 inline void for_each_channel_tile(const ChannelSizes& sizes, const Box& box, bool backwards, Visit&& visit) {
   const int64_t rows = box.last_row - box.first_row, channels = box.last_channel - box.first_channel;
   if (sizes.adjacent())
-    return for_each_tile(sizes, Region{box.first_row, rows, box.first_channel, 0, channels}, backwards, visit);
+    return for_each_tile(sizes, Region{box.first_row, rows, box.first_channel, 0, channels}, kColumnsOfMap, backwards,
+                         visit);
   const int64_t length = box.last_column - box.first_column;
   const int64_t pieces = (length + kTileElements - 1) / kTileElements;
   const auto make = [&](int64_t i) {

@@ -165,7 +165,7 @@ inline void sum_columns(const ChannelSizes& sizes, const Region& region, const d
                         double* first, double* second) {
   for (int64_t i = 0; i < round_up(region.columns, kLanes); ++i) first[i] = second[i] = 0;
   Tile<T> tiles[Op::kInputs];
-  for_each_tile(sizes, region, false, [&](const Region& tile, const Region& next) {
+  for_each_tile(sizes, region, kColumnsOfSum, false, [&](const Region& tile, const Region& next) {
     read(tile, next, tiles);
     const int64_t at = tile.channel - region.channel;
     add_across<Op, T>(first + at, second + at, tiles, tile.rows, tile.columns, parameters + at);
@@ -219,7 +219,7 @@ inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, int64_t begin, i
   for (int64_t channel = begin; channel < end; ++channel) {
     alignas(64) double parameter[kLanes], lanes[2][kLanes] = {};
     for (double& lane : parameter) lane = parameters[channel - begin];
-    for_each_tile(sizes, Region{row, rows, channel, column, columns}, false,
+    for_each_tile(sizes, Region{row, rows, channel, column, columns}, kColumnsOfSum, false,
                   [&](const Region& tile, const Region& next) {
                     read(tile, next, tiles);
                     detail::add_along<Op, T>(lanes[0], lanes[1], tiles, tile.rows, tile.columns, parameter);

@@ -238,10 +238,12 @@ struct Pass {
     at[0] = s.mean;
     at[sizes.channels] = s.mean_low;
     at[2 * sizes.channels] = s.inv_std;
-    set_numbers(channel, s);
   }
-  void set_numbers(int64_t channel, const ChannelStatistics& s) const {
-    table.set(channel, Normalize<T>::from(s, gamma[channel], beta[channel]));
+  // Of the forward step, from the statistics.
+  void set_numbers(int64_t begin, int64_t end) const {
+#pragma GCC ivdep
+    for (int64_t channel = begin; channel < end; ++channel)
+      table.set(channel, Normalize<T>::from(statistics(channel), gamma[channel], beta[channel]));
   }
   // Short rows are seen as columns, where there are rows enough to share the spread numbers. (The bits of a mask begin
   // anew with every channel.)
@@ -293,6 +295,7 @@ struct Forward : Pass<S> {
   using typename Pass<S>::T;
   using Pass<S>::sizes;
   using Pass<S>::table;
+  using Pass<S>::set_numbers;
   const BatchNormForward& forward;
 
   explicit Forward(const BatchNormForward& c) : Pass<S>(c), forward(c) {}
@@ -319,8 +322,7 @@ struct Forward : Pass<S> {
     for (int64_t i = 0; i < end - begin; ++i) bad |= nonfinite(means[i]) | nonfinite(variances[i]);
     for (int64_t channel = begin; bad && channel < end; ++channel)
       if (!is_finite(this->batch_mean[channel]) || !is_finite(this->batch_variance[channel])) finish_again(channel);
-#pragma GCC ivdep
-    for (int64_t channel = begin; channel < end; ++channel) this->set_numbers(channel, this->statistics(channel));
+    set_numbers(begin, end);
   }
 
   // A channel whose sums are not finite: in float64 they may only have overflowed.
@@ -383,14 +385,20 @@ struct Forward : Pass<S> {
   int64_t use_running_statistics() const {
     read_vector(forward.running_mean, 0, this->batch_mean, sizes.channels);
     read_vector(forward.running_var, 1, this->batch_variance, sizes.channels);
-    int64_t bad = -1;
-    for (int64_t channel = sizes.channels - 1; channel >= 0; --channel) {
-      const double mean = this->batch_mean[channel], variance = this->batch_variance[channel];
-      const double inv_std = inverse_deviation(variance, forward.eps);
-      if (!is_finite(mean) || !is_finite(variance) || !is_finite(inv_std)) bad = channel;
-      this->set_statistics(channel, {mean, 0, inv_std});
+    const double *means = this->batch_mean, *variances = this->batch_variance, eps = forward.eps;
+    double *kept = forward.statistics, *kept_low = kept + sizes.channels, *inv_std = kept_low + sizes.channels;
+    uint64_t bad = 0;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < sizes.channels; ++i) {
+      kept[i] = means[i];
+      kept_low[i] = 0;
+      inv_std[i] = inverse_deviation(variances[i], eps);
+      bad |= nonfinite(means[i]) | nonfinite(variances[i]) | nonfinite(inv_std[i]);
     }
-    return bad;
+    set_numbers(0, sizes.channels);
+    for (int64_t i = 0; bad && i < sizes.channels; ++i)
+      if (!is_finite(means[i]) || !is_finite(variances[i]) || !is_finite(inv_std[i])) return i;
+    return -1;
   }
 
   int64_t first_nonfinite() const {
@@ -504,10 +512,9 @@ struct Backward : Pass<S> {
   const BatchNormBackward& backward;
 
   explicit Backward(const BatchNormBackward& c) : Pass<S>(c), backward(c) {
-    for (int64_t channel = 0; channel < sizes.channels; ++channel)
-      this->set_numbers(channel, this->statistics(channel));
-    if (backward.activation != Activation::none && !backward.mask)
-      cpu::find_bounds(table, sizes.channels, this->passes.bound, this->passes.sign);
+    if (backward.activation == Activation::none || backward.mask) return;
+    this->set_numbers(0, sizes.channels);
+    cpu::find_bounds(table, sizes.channels, this->passes.bound, this->passes.sign);
   }
 
   GradientReader<S> reader(bool as_columns) const {
