@@ -117,7 +117,7 @@ inline void reduce_and_map(const ChannelSizes& sizes, int64_t element_bytes, boo
   const int64_t of_chunk = sizes.size() / chunks;
   const int64_t chunks_of_unit = of_chunk < kMapElements ? kMapElements / of_chunk : 1;
   const int64_t units = (chunks + chunks_of_unit - 1) / chunks_of_unit;
-  int64_t width = round_up(sizes.channels * units / (4 * num_threads()), kChannelsOfUnit);
+  int64_t width = round_up(sizes.channels * units / (4 * num_threads()) + 1, kChannelsOfUnit);
   if (num_threads() == 1 || width > kBlockChannels) width = kBlockChannels;
   const int64_t groups = (sizes.channels + width - 1) / width;
   parallel_for(units * groups, [&](int64_t unit) {
