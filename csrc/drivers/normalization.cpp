@@ -484,13 +484,12 @@ struct GradientReader {
     tiles[0] = cpu::load_tile<T>(dout, view, tile, dout_buffer.data);
     tiles[1] = cpu::load_tile<T>(x, view, tile, x_buffer.data);
     if (pass.call.activation == Activation::none) return;
-    with_activation(pass.call.activation,
-                    [&](auto activation) { through_activation<activation()>(tile, next, tiles); });
+    with_activation(pass.call.activation, [&](auto activation) { through_activation<activation()>(tile, tiles); });
   }
 
  private:
   template <Activation activation>
-  void through_activation(const Region& tile, const Region& next, Tile<T> (&tiles)[2]) {
+  void through_activation(const Region& tile, Tile<T> (&tiles)[2]) {
     const int64_t stride = cpu::buffer_stride(tile);
     if (pass.call.mask) {
       for (int64_t row = 0; row < tile.rows; ++row)

@@ -59,10 +59,11 @@ def row_name(case: Case, size: Size) -> str:
 
 
 def run(
-    plan: Plan, progress: Callable[[int, int, dict[str, Any]], None], cases: Sequence[Case] = CASES
+    plan: Plan, progress: Callable[[int, int, dict[str, Any]], None], chosen: Sequence[Row] | None = None
 ) -> dict[str, Any]:
-    """Measure every row of the plan; ``progress(done, planned, row)`` is told of each."""
-    chosen = rows(plan, cases)
+    """Measure the chosen rows, or every row of the plan; ``progress(done, planned, row)`` is told of each."""
+    if chosen is None:
+        chosen = rows(plan)
     described = machine.description()  # first, because it says how busy the machine is without us
     threads = _threads.get_num_threads()
     begin = time.monotonic()

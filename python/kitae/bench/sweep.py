@@ -8,7 +8,6 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +79,13 @@ def run(
     plan: suite.Plan, count: int, seed: int, progress: Callable[[int, int, dict[str, Any]], None]
 ) -> dict[str, Any]:
     """The suite on random sizes: kitae and PyTorch only."""
-    cases = [
-        replace(case, bench_sizes=tuple(sizes(case, count, seed)))
+    chosen = [
+        (case, size)
         for case in CASES
         if case.bench_sizes and plan.filter.lower() in f"{case.family} {case.name}".lower()
+        for size in sizes(case, count, seed)
     ]
-    results = suite.run(replace(plan, filter=""), progress, cases)
+    results = suite.run(plan, progress, chosen)
     return results | {"sweep": {"count": count, "seed": seed, "filter": plan.filter}}
 
 
@@ -116,7 +116,7 @@ def text(results: dict[str, Any]) -> str:
     parts = [report.machine_text(results), *report.busy_text(results), "", "Against PyTorch's best:"]
     parts += [report.aligned(header, table), "", f"Rows below {LIMIT}x: {len(low)} of {len(measured)}"]
     parts += [
-        f"  {report.ratio_text(line.speedups['PyTorch']):>6}  {line.label} ({report.threads_text(line.threads)}): "
+        f"  {report.ratio_text(line.speedups['PyTorch']):>6}  {line.label} ({report.in_threads(line.threads)}): "
         f"{report.seconds_text(line.seconds)}, {line.share:.0%} of a copy"
         for line in sorted(low, key=lambda line: line.speedups["PyTorch"])
     ]
@@ -131,7 +131,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--count", type=int, default=COUNT, metavar="N", help=f"sizes an op (default: {COUNT})")
     made.add_argument("--seed", type=int, default=1, metavar="N", help="of the sizes (default: 1)")
     made.add_argument("--filter", default="", metavar="WORDS", help='ops whose family and name have it, as "adam"')
-    made.add_argument("--threads", type=int, nargs="+", default=[2], metavar="N", help="numbers of threads (default: 2)")
+    made.add_argument(
+        "--threads", type=int, nargs="+", default=[2], metavar="N", help="numbers of threads (default: 2)"
+    )
     made.add_argument("--json", type=Path, metavar="FILE", help="save every measurement")
     return made
 
