@@ -308,3 +308,9 @@ def no_forward_yet(op: str) -> Exception:
 def one_value_a_channel(op: str, x: Any) -> Exception:
     expected = 'more than one value a channel in training (semantics="torch"; "paper" takes one)'
     return error(ValueError, op, "x", expected, x)
+
+
+def not_in_preset(kind: str, semantics: str, having: Sequence[str]) -> Exception:
+    """``semantics`` names a system that has no such class."""
+    expected = f"one of {', '.join(map(repr, having))} (the others have no {kind})"
+    return error(ValueError, kind, "semantics", expected, semantics)
