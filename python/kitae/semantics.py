@@ -181,7 +181,7 @@ PRESETS: dict[str, dict[str, Values]] = {
             AMSGrad=_adam(1e-7, after_correction=False),
         ),
         "BatchNorm": _batch_norm(1e-3, 0.99, unbiased=False),
-        "Dropout": _dropout("inverted", keeps_equal=True),
+        "Dropout": _dropout("inverted", keeps_equal=False),
     },
     "torch": {
         **_system(
