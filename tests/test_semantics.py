@@ -240,7 +240,7 @@ BATCH_NORM = {  # eps, weight of the old value, unbiased, variance at first
     "chainer": (2e-5, 0.9, True, 1.0),
     "keras": (1e-3, 0.99, False, 1.0),
     "torch": (1e-5, 0.9, True, 1.0),
-    "onnx": (1e-5, 0.9, False, 1.0),
+    "onnx": (float(np.float32(1e-5)), float(np.float32(0.9)), False, 1.0),
     "dl4j": (1e-5, 0.9, False, 1.0),
 }
 

@@ -314,3 +314,8 @@ def not_in_preset(kind: str, semantics: str, having: Sequence[str]) -> Exception
     """``semantics`` names a system that has no such class."""
     expected = f"one of {', '.join(map(repr, having))} (the others have no {kind})"
     return error(ValueError, kind, "semantics", expected, semantics)
+
+
+def not_covered(face: str, name: str, covered: Sequence[str], instead: str) -> AttributeError:
+    """A face is asked for a name of its system that it does not have."""
+    return AttributeError(f"kitae.{face} has no {name!r}; it covers {', '.join(covered)}. {instead}")

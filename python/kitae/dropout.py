@@ -292,8 +292,8 @@ class Dropout(_RandomLayer):
     then draw seeds of their own, so that worker processes never share masks.
     scale: "inverted" or "classic"; None takes the value of ``semantics`` ("dlfs" and "dlfs2": "classic", others:
     "inverted").
-    rng: "philox", or "numpy": the mask is ``numpy.random.rand(*x.shape) > drop`` (chainer, onnx: ``>=``), from NumPy's global generator, and multiplies x, as the book "Deep Learning from Scratch" does it; a dropped NaN stays
-    NaN then.
+    rng: "philox", or "numpy": the mask is ``numpy.random.rand(*x.shape) > drop`` (chainer, onnx: ``>=``), from NumPy's
+    global generator, and multiplies x, as the book "Deep Learning from Scratch" does it; a dropped NaN stays NaN then.
 
     A layer: ``forward(x, training=True)``, ``backward(dout)``, ``params`` and ``grads`` (empty), ``buffers``: 0-d
     arrays "seed" and "offset" (the count of training passes so far). Restoring both replays the same masks.

@@ -194,7 +194,9 @@ class Optimizer(ABC):
     def __init__(self, params: Any, values: dict[str, Any], common: dict[str, Any], semantics: str) -> None:
         self._op = type(self).__name__
         self._semantics = semantics
-        self._values = preset(semantics, self._op, **values)
+        # A subclass that somebody derives has its parent's preset.
+        kind = next((base.__name__ for base in type(self).__mro__ if base.__name__ in __all__), self._op)
+        self._values = preset(semantics, kind, **values)
         self._check_options()
         self._defaults = {name: self._number(name, self._values[name]) for name in self._group_names()}
         self._defaults["l1"] = self._number("l1", common["l1"])
@@ -397,6 +399,11 @@ class Optimizer(ABC):
         master = _dispatch.empty(parameter.shape, np.float32, parameter)
         master[...] = parameter
         return master
+
+    def _slot_arrays(self, name: str) -> list[Any]:
+        """The arrays themselves that hold the state of this name, one a parameter."""
+        number = self._slots().index(name)
+        return [state[number] for state in self._inputs["slots"]]
 
     # Steps.
 

@@ -102,6 +102,14 @@ _BOOK = _system(
     Adam=_adam(1e-7, after_correction=False),
 )
 
+_ADAM_OF_ONNX = _adam(
+    9.999999974752427e-07,
+    after_correction=False,
+    beta1=0.8999999761581421,
+    beta2=0.9990000128746033,
+    counts_from_zero=True,
+)
+
 PRESETS: dict[str, dict[str, Values]] = {
     "paper": {
         **_system(
@@ -200,18 +208,19 @@ PRESETS: dict[str, dict[str, Values]] = {
         "BatchNorm": _batch_norm(1e-5, unbiased=True, one_value="error"),
         "Dropout": _dropout("inverted", keeps_equal=False),
     },
-    # ai.onnx.preview.training 1 and ai.onnx. weight_decay is norm_coefficient; AdamW's is Adam's norm_coefficient_post.
+    # ai.onnx.preview.training 1 and ai.onnx, whose attributes are float32: 0.9 is 0.8999999761581421.
+    # weight_decay is norm_coefficient; AdamW's is Adam's norm_coefficient_post.
     # dampening is 1 - beta of Momentum, lr_decay the decay_factor of Adagrad.
     "onnx": {
         **_system(
             clip_eps=0.0,
             Momentum=_velocity(0.01, "lr_outside"),
             Nesterov=_velocity(0.01, "torch"),
-            AdaGrad=_adagrad(0.01, 1e-6),
-            Adam=_adam(1e-6, after_correction=False, counts_from_zero=True),
-            AdamW=_adam(1e-6, after_correction=False, counts_from_zero=True, decay="after"),
+            AdaGrad=_adagrad(0.01, 9.999999974752427e-07),
+            Adam=_ADAM_OF_ONNX,
+            AdamW={**_ADAM_OF_ONNX, "decay": "after"},
         ),
-        "BatchNorm": _batch_norm(1e-5, unbiased=False),
+        "BatchNorm": _batch_norm(9.999999747378752e-06, 0.8999999761581421, unbiased=False),
         "Dropout": _dropout("inverted", keeps_equal=True),
     },
     # weight_decay is its WeightDecay, applied with the learning rate. AdaMax adds 1e-32 and ignores its own epsilon.
