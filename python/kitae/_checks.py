@@ -319,3 +319,7 @@ def not_in_preset(kind: str, semantics: str, having: Sequence[str]) -> Exception
 def not_covered(face: str, name: str, covered: Sequence[str], instead: str) -> AttributeError:
     """A face is asked for a name of its system that it does not have."""
     return AttributeError(f"kitae.{face} has no {name!r}; it covers {', '.join(covered)}. {instead}")
+
+
+def missing_package(face: str, package: str, requirement: str) -> ImportError:
+    return ImportError(f'{face} needs {package}, which is not installed: pip install "{requirement}"')
