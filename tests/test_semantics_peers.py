@@ -68,6 +68,7 @@ KERAS = [
     (kitae.AdamW, {}, "AdamW", {}),
     (kitae.AdamW, {"weight_decay": 0.1, "beta1": 0.5}, "AdamW", {"weight_decay": 0.1, "beta_1": 0.5}),
     (kitae.AMSGrad, {"eps": 0.1}, "Adam", {"amsgrad": True, "epsilon": 0.1}),
+    (kitae.AdaMax, {"eps": 0.1, "weight_decay": 0.1}, "Adamax", {"epsilon": 0.1, "weight_decay": 0.1}),
     (kitae.SGD, {"max_norm": 2.0}, "SGD", {"global_clipnorm": 2.0}),
 ]
 
@@ -100,6 +101,7 @@ KERAS_DEFAULTS = {
     "Adam": ("Adam", {"beta1": "beta_1", "beta2": "beta_2", "eps": "epsilon"}),
     "AdamW": ("AdamW", {"beta1": "beta_1", "beta2": "beta_2", "eps": "epsilon", "weight_decay": "weight_decay"}),
     "AMSGrad": ("Adam", {"beta1": "beta_1", "beta2": "beta_2", "eps": "epsilon"}),
+    "AdaMax": ("Adamax", {"beta1": "beta_1", "beta2": "beta_2", "eps": "epsilon"}),
 }
 
 
@@ -172,6 +174,8 @@ def optax_rows():
         (kitae.Adam, {"eps": 0.1, "weight_decay": 0.1}, decayed(0.1, lambda lr: optax.adam(lr, eps=0.1))),
         (kitae.AdamW, {}, optax.adamw),
         (kitae.AdamW, {"weight_decay": 0.1}, lambda lr: optax.adamw(lr, weight_decay=0.1)),
+        (kitae.AMSGrad, {"eps": 0.1}, lambda lr: optax.amsgrad(lr, eps=0.1)),
+        (kitae.AMSGrad, {"beta2": 0.5, "beta1": 0.0}, lambda lr: optax.amsgrad(lr, b2=0.5, b1=0.0)),
         (kitae.AdaMax, {"eps": 0.1}, lambda lr: optax.adamax(lr, eps=0.1)),
         (
             kitae.SGD,
@@ -183,13 +187,13 @@ def optax_rows():
 
 @pytest.mark.requires_optax
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("number", range(17))
+@pytest.mark.parametrize("number", range(19))
 def test_optax(number, dtype, rng):
     import jax
     import optax
 
     rows = optax_rows()
-    assert len(rows) == 17
+    assert len(rows) == 19
     cls, ours, make = rows[number]
     start, grads = data(rng, dtype)
     with jax.enable_x64(True):
@@ -215,6 +219,7 @@ def test_optax(number, dtype, rng):
         ("RMSProp", "rmsprop", {"rho": "decay", "eps": "eps", "eps_inside": "eps_in_sqrt", "initial": "initial_scale"}),
         ("Adam", "adam", {"beta1": "b1", "beta2": "b2", "eps": "eps"}),
         ("AdamW", "adamw", {"beta1": "b1", "beta2": "b2", "eps": "eps", "weight_decay": "weight_decay"}),
+        ("AMSGrad", "amsgrad", {"beta1": "b1", "beta2": "b2", "eps": "eps"}),
         ("AdaMax", "adamax", {"beta1": "b1", "beta2": "b2", "eps": "eps"}),
     ],
 )

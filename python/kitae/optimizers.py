@@ -1004,7 +1004,8 @@ class AdamW(Adam):
 class AMSGrad(Adam):
     """Adam that divides by the largest v so far (Reddi, Kale and Kumar 2018): ``v_max = max(v_max, v)``.
 
-    Keywords as ``Adam``; state m, v, v_max. As in PyTorch, the bias correction is applied to v_max.
+    Keywords as ``Adam``; state m, v, v_max. As in PyTorch, the bias correction is applied to v_max; optax takes the
+    maximum of corrected v.
     """
 
     _slot_names: ClassVar[tuple[str, ...]] = ("m", "v", "v_max")
@@ -1012,19 +1013,29 @@ class AMSGrad(Adam):
     def _rule(self) -> str:
         return "amsgrad"
 
+    def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
+        numbers = super()._rule_numbers(group)
+        return {**numbers, "correct_before_maximum": float(self._values["correct_before_maximum"])}
+
 
 class AdaMax(Adam):
     """Adam with the infinity norm of past gradients (Kingma and Ba 2015, section 7.1).
 
     ``m = beta1 m + (1 - beta1) g;  u = max(beta2 u, |g| + eps);  w -= lr / (1 - beta1^t) * m / u``
 
-    Keywords as ``Adam``; state m, u. paper and torch: lr 0.002. The paper has no eps; PyTorch has it in the same place.
+    Keywords as ``Adam``; state m, u. paper and torch: lr 0.002. The paper has no eps; PyTorch has it in the same place,
+    Keras divides by ``u + eps`` with ``u = max(beta2 u, |g|)``.
     """
 
     _slot_names = ("m", "u")
 
     def _rule(self) -> str:
         return "adamax"
+
+    def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
+        eps, outside = group["eps"], self._values["eps_outside"]
+        places = {"eps": 0.0, "eps_outside": eps} if outside else {"eps": eps, "eps_outside": 0.0}
+        return {**super()._rule_numbers(group), **places}
 
 
 class NormalizedGD(Optimizer):
