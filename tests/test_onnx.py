@@ -1,6 +1,9 @@
 """kitae.onnx and the preset "onnx", against ONNX's reference evaluator and its published node tests."""
 
 import inspect
+import re
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -266,6 +269,15 @@ def test_dropout():
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call(np.ones(3, np.float32), np.ones(3, np.int32))
+
+
+@pytest.mark.requires_onnx
+def test_example(capsys):
+    runpy.run_path(str(Path(__file__).parent.parent / "examples" / "onnx_digits.py"))
+    text = capsys.readouterr().out
+    assert [float(right) > 95 for right in re.findall(r"([\d.]+)% of the test images", text)] == [True, True]
+    # Rounding of single precision, grown by 200 steps of training: seen 1e-3, where weights are of size 1.
+    assert float(re.search(r"largest difference of a parameter is (\S+)", text)[1]) < 0.02
 
 
 # ONNX's published node tests

@@ -1,6 +1,9 @@
 """kitae.thinc against thinc itself: its ops, its optimizers, a network."""
 
 import copy
+import re
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -222,6 +225,14 @@ def test_training_a_network(ours, rng):
             losses.append(curve)
     assert losses[1][-1] < 0.6 * losses[1][0]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)  # errors of single precision grow along a run
+
+
+def test_example(capsys):
+    runpy.run_path(str(Path(__file__).parent.parent / "examples" / "thinc_digits.py"))
+    text = capsys.readouterr().out
+    assert [float(right) > 95 for right in re.findall(r"([\d.]+)% of the test images", text)] == [True] * 3
+    # Rounding of single precision, grown by 300 steps of training: seen 2e-2, where weights are of size 1.
+    assert float(re.search(r"largest difference of a parameter is (\S+)", text)[1]) < 0.2
 
 
 # Errors
