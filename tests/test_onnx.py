@@ -259,6 +259,16 @@ def test_dropout():
         (lambda f, i: kitae.onnx.Dropout(f, 1.5), ValueError, "onnx.Dropout: ratio: expected a number"),
         (lambda f, i: kitae.onnx.Dropout(f, 0.5, 1), TypeError, "onnx.Dropout: training_mode: expected True or False"),
         (
+            lambda f, i: kitae.onnx.BatchNormalization(f, f, f, f, f),
+            ValueError,
+            r"onnx.BatchNormalization: scale: expected an array of shape \(1,\)",
+        ),
+        (
+            lambda f, i: kitae.onnx.BatchNormalization([1.0], f, f, f, f),
+            TypeError,
+            "onnx.BatchNormalization: X: expected",
+        ),
+        (
             lambda f, i: kitae.onnx.BatchNormalization(f, f, f, f, f, training_mode=2),
             ValueError,
             "onnx.BatchNormalization: training_mode: expected",

@@ -48,8 +48,13 @@ def BatchNormalization(
     """
     op = "onnx.BatchNormalization"
     training = bool(_checks.integer(op, "training_mode", int(training_mode), low=0, high=1))
-    shape = getattr(X, "shape", None)
-    x = X.reshape(-1, 1) if shape is not None and len(shape) == 1 else X
+    X = _dispatch.as_array(X)
+    _dispatch.backend_for(X, op, "X")
+    x = X.reshape(-1, 1) if X.ndim == 1 else X
+    channels = x.shape[1:2]
+    for name, vector in (("scale", scale), ("B", B), ("input_mean", input_mean), ("input_var", input_var)):
+        if getattr(vector, "shape", None) != channels:
+            raise _checks.error(ValueError, op, name, f"an array of shape {channels}", vector)
     gamma, beta = (_widened(vector, x) for vector in (scale, B))
     mean, var = (_widened(vector, x) for vector in (input_mean, input_var))
     if training:  # updated in place
@@ -66,7 +71,7 @@ def BatchNormalization(
         unbiased=False,
         nonfinite="propagate",
     )
-    y = y.reshape(shape)
+    y = y.reshape(X.shape)
     if not training:
         return y
     return y, mean.astype(input_mean.dtype, copy=False), var.astype(input_var.dtype, copy=False)
