@@ -270,6 +270,20 @@ def test_batch_norm(semantics, rows, rng):
         np.testing.assert_allclose(layer.buffers["running_var"], var, rtol=1e-9)
 
 
+@pytest.mark.parametrize("semantics", BATCH_NORM)
+def test_batch_norm_of_images_and_of_nan(semantics):
+    layer = kitae.BatchNorm(semantics=semantics)
+    x = np.arange(96.0).reshape(4, 2, 3, 4)
+    layer.forward(x)
+    assert layer.params["gamma"].shape == ((24,) if semantics == "dlfs" else (2,))
+    x[0, 0] = np.nan
+    if semantics == "paper":
+        with pytest.raises(FloatingPointError):
+            layer.forward(x)
+    else:
+        assert np.isnan(layer.forward(x)[:, 0]).all()
+
+
 def test_every_batch_norm_is_tested():
     assert {name for name in PRESETS if "BatchNorm" in PRESETS[name]} == set(BATCH_NORM)
 

@@ -1015,7 +1015,7 @@ class AMSGrad(Adam):
 
     def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
         numbers = super()._rule_numbers(group)
-        return {**numbers, "correct_before_maximum": float(self._values["correct_before_maximum"])}
+        return {**numbers, "correct_before_maximum": float(self._values.get("correct_before_maximum", False))}
 
 
 class AdaMax(Adam):
@@ -1033,7 +1033,7 @@ class AdaMax(Adam):
         return "adamax"
 
     def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
-        eps, outside = group["eps"], self._values["eps_outside"]
+        eps, outside = group["eps"], self._values.get("eps_outside", False)
         places = {"eps": 0.0, "eps_outside": eps} if outside else {"eps": eps, "eps_outside": 0.0}
         return {**super()._rule_numbers(group), **places}
 

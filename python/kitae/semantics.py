@@ -11,8 +11,8 @@ Beside keywords of the class, values are
 - clip_eps, what max_norm adds to the norm: factor = max_norm / (norm + clip_eps).
 - form, of a velocity: "lr_inside" is v = mu v - lr g, w += v; "lr_outside" is v = mu v + g, w -= lr v.
 - eps_after_correction, of Adam: eps is added to the root of the corrected second moment, or to that of the raw one.
-- correct_before_maximum, of AMSGrad: the maximum is of corrected second moments.
-- eps_outside, of AdaMax: eps is added to the maximum instead of in it.
+- correct_before_maximum, of AMSGrad where given: the maximum is of corrected second moments.
+- eps_outside, of AdaMax where given: eps is added to the maximum instead of in it.
 - counts_from_zero, of Adam: the first update is number 0 and has no bias correction.
 - initial, of accumulated squares: where they start; "eps" is the value of eps.
 - initial_variance, one_value, flatten, of batch norm: the running variance at first; whether one value a channel is an
@@ -65,8 +65,6 @@ def _adam(eps: float, *, after_correction: bool, lr: float = 1e-3, **others: Any
         "beta2": 0.999,
         "eps": eps,
         "eps_after_correction": after_correction,
-        "correct_before_maximum": False,
-        "eps_outside": False,
         "counts_from_zero": False,
         **others,
     }
