@@ -80,9 +80,9 @@ def copies(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 OPTIMIZERS: dict[str, dict[str, Outcomes]] = {
     "SGD": {},
-    "Momentum": {"momentum": UP_TO_ONE},
-    "Nesterov": {"momentum": UP_TO_ONE, "form": CHOICE},
-    "AdaGrad": {"eps": NOT_NEGATIVE, "initial": NOT_NEGATIVE, "eps_inside": TRUTH},
+    "Momentum": {"momentum": UP_TO_ONE, "dampening": ANY_FINITE},
+    "Nesterov": {"momentum": UP_TO_ONE, "form": CHOICE, "dampening": ANY_FINITE},
+    "AdaGrad": {"eps": NOT_NEGATIVE, "initial": NOT_NEGATIVE, "eps_inside": TRUTH, "lr_decay": NOT_NEGATIVE},
     "AdaDelta": {"rho": BELOW_ONE, "eps": NOT_NEGATIVE},
     "RMSProp": {
         "rho": BELOW_ONE,

@@ -20,6 +20,10 @@ SANITIZED = bool(os.environ.get("KITAE_SANITIZED"))
 # On a build with sanitizers memory is watched, not bits: one count that shares work is enough beside one that does not.
 THREAD_COUNTS = (1, 3) if SANITIZED else (1, 2, 3, 4, 7, 8, 16)
 
+# Packages that some tests compare with, each with a marker requires_<package>.
+OPTIONAL = ("torch", "keras", "optax", "onnx", "thinc")
+os.environ.setdefault("KERAS_BACKEND", "numpy")  # read when Keras is imported
+
 # The CUDA kernels on the host need modules that `.ci/run simulated` builds: no part of a run without them.
 if not os.environ.get("KITAE_SIMULATED") and os.environ.get("KITAE_REQUIRE_SIMULATED") != "1":
     collect_ignore_glob = ["test_cuda_simulated*.py", "test_cuda_boundary*.py"]
@@ -31,10 +35,12 @@ settings.load_profile("sanitized" if SANITIZED else "default")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("requires_torch") and find_spec("torch") is None:
-        if os.environ.get("KITAE_REQUIRE_TORCH") == "1":
-            pytest.fail("KITAE_REQUIRE_TORCH=1, but PyTorch is not installed")
-        pytest.skip("PyTorch is not installed")
+    for package in OPTIONAL:
+        if item.get_closest_marker(f"requires_{package}") and find_spec(package) is None:
+            required = f"KITAE_REQUIRE_{package.upper()}"
+            if os.environ.get(required) == "1":
+                pytest.fail(f"{required}=1, but {package} is not installed")
+            pytest.skip(f"{package} is not installed")
     if item.get_closest_marker("requires_cuda"):
         reason = _why_no_cuda()
         if reason is not None:

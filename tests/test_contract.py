@@ -23,9 +23,9 @@ PUBLIC = {
     "Dropout": "(drop=None, *, retain=None, seed=None, scale=None, rng='philox', semantics='paper')",
     "DropConnect": "(layer, drop=None, *, retain=None, seed=None, names=('W',), keep_dropped=False)",
     "SGD": f"(params=None, lr=None, *, {_COMMON})",
-    "Momentum": f"(params=None, lr=None, *, momentum=None, {_COMMON})",
-    "Nesterov": f"(params=None, lr=None, *, momentum=None, form=None, {_COMMON})",
-    "AdaGrad": f"(params=None, lr=None, *, eps=None, eps_inside=None, initial=None, {_COMMON})",
+    "Momentum": f"(params=None, lr=None, *, momentum=None, dampening=None, {_COMMON})",
+    "Nesterov": f"(params=None, lr=None, *, momentum=None, form=None, dampening=None, {_COMMON})",
+    "AdaGrad": f"(params=None, lr=None, *, eps=None, eps_inside=None, initial=None, lr_decay=None, {_COMMON})",
     "AdaDelta": f"(params=None, lr=None, *, rho=None, eps=None, {_COMMON})",
     "RMSProp": "(params=None, lr=None, *, rho=None, eps=None, eps_inside=None, centered=None, momentum=None, "
     f"{_COMMON})",

@@ -31,7 +31,9 @@ CLASSES = [
     (kitae.Adam, {"weight_decay": 0.1, "l1": 0.01}),
     (kitae.AdamW, {"weight_decay": 0.1}),
     (kitae.AMSGrad, {}),
+    (kitae.AMSGrad, {"semantics": "optax"}),
     (kitae.AdaMax, {}),
+    (kitae.AdaMax, {"semantics": "keras"}),
     (kitae.NormalizedGD, {}),
     (kitae.NormalizedGD, {"per": "tensor"}),
 ]
@@ -100,11 +102,17 @@ def formula(cls, kw):
             g = g + kw.get("weight_decay", 0) * w + kw.get("l1", 0) * np.sign(w)
         s["m"] = 0.9 * s.get("m", 0) + 0.1 * g
         s["v"] = 0.999 * s.get("v", 0) + 0.001 * g * g
+        if kw.get("semantics") == "optax":
+            s["x"] = np.maximum(s.get("x", 0), s["v"] / (1 - 0.999**t))
+            return w - lr * (s["m"] / (1 - 0.9**t)) / (np.sqrt(s["x"]) + 1e-8)
         s["x"] = np.maximum(s.get("x", 0), s["v"]) if cls is kitae.AMSGrad else s["v"]
         return w - lr * (s["m"] / (1 - 0.9**t)) / (np.sqrt(s["x"] / (1 - 0.999**t)) + 1e-8)
 
     def adamax(w, g, s, t):
         s["m"] = 0.9 * s.get("m", 0) + 0.1 * g
+        if kw.get("semantics") == "keras":
+            s["u"] = np.maximum(0.999 * s.get("u", 0), np.abs(g))
+            return w - 0.001 / (1 - 0.9**t) * s["m"] / (s["u"] + 1e-7)
         s["u"] = np.maximum(0.999 * s.get("u", 0), np.abs(g) + 1e-8)
         return w - 0.002 / (1 - 0.9**t) * s["m"] / s["u"]
 

@@ -1,7 +1,8 @@
 // Adam (Kingma and Ba 2015) and AMSGrad (Reddi, Kale and Kumar 2018):
 //   m = beta1 m + (1 - beta1) g          v = beta2 v + (1 - beta2) g^2
 //   w -= step_size * m / (sqrt(v) + eps')
-// AMSGrad divides by sqrt(max of all v so far). Both places of eps are this one formula (CONVENTIONS):
+// AMSGrad divides by sqrt(max of all v so far), or with correct_before_maximum by sqrt(max of all corrected v so far):
+// then step_size = lr / (1 - beta1^t) and eps' = eps. Both places of eps are this one formula (CONVENTIONS):
 //   step_size = lr sqrt(1 - beta2^t) / (1 - beta1^t),
 //   eps' = eps sqrt(1 - beta2^t) where eps is added after the bias correction (the paper's algorithm, PyTorch),
 //   eps' = eps where it is added before ("eps hat" of the paper's section 2; the book, Keras, Chainer).
@@ -16,7 +17,8 @@ namespace kitae {
 
 struct AdamHyperparameters {
   double learning_rate = 0, beta1 = 0, beta2 = 0, eps = 0;
-  double eps_after_correction = 0;  // 1 or 0
+  double eps_after_correction = 0, correct_before_maximum = 0;  // 1 or 0
+  double eps_outside = 0;                                       // of AdaMax
 
   template <class Visit>
   static void fields(Visit visit) {
@@ -26,6 +28,8 @@ struct AdamHyperparameters {
     visit("beta2", &H::beta2);
     visit("eps", &H::eps);
     visit("eps_after_correction", &H::eps_after_correction);
+    visit("correct_before_maximum", &H::correct_before_maximum);
+    visit("eps_outside", &H::eps_outside);
   }
 };
 
@@ -36,10 +40,13 @@ struct AdamRule {
 
   template <class T>
   struct Scalars {
-    T beta1, gain1, beta2, gain2, step_size, eps;
+    T beta1, gain1, beta2, gain2, step_size, eps, correction;
 
     KITAE_HD Scalars(const Hyperparameters& h, int64_t step) {
-      const double root = square_root(bias_correction(h.beta2, step));
+      const double correction2 = bias_correction(h.beta2, step);
+      const bool corrected = amsgrad && h.correct_before_maximum != 0;
+      const double root = corrected ? 1.0 : square_root(correction2);
+      correction = static_cast<T>(corrected ? 1.0 / correction2 : 1.0);
       beta1 = static_cast<T>(h.beta1);
       gain1 = static_cast<T>(1.0 - h.beta1);
       beta2 = static_cast<T>(h.beta2);
@@ -55,7 +62,8 @@ struct AdamRule {
     const T v = s.beta2 * slots[1] + s.gain2 * (g * g);
     T second_moment = v;
     if constexpr (amsgrad) {
-      second_moment = slots[2] >= v ? slots[2] : v;
+      const T now = v * s.correction;
+      second_moment = slots[2] >= now ? slots[2] : now;
       slots[2] = second_moment;
     }
     weight -= s.step_size * m / (square_root(second_moment) + s.eps);

@@ -333,3 +333,18 @@ def no_forward_yet(op: str) -> Exception:
 def one_value_a_channel(op: str, x: Any) -> Exception:
     expected = 'more than one value a channel in training (semantics="torch"; "paper" takes one)'
     return error(ValueError, op, "x", expected, x)
+
+
+def not_in_preset(kind: str, semantics: str, having: Sequence[str]) -> Exception:
+    """``semantics`` names a system that has no such class."""
+    expected = f"one of {', '.join(map(repr, having))} (the others have no {kind})"
+    return error(ValueError, kind, "semantics", expected, semantics)
+
+
+def not_covered(face: str, name: str, covered: Sequence[str], instead: str) -> AttributeError:
+    """A face is asked for a name of its system that it does not have."""
+    return AttributeError(f"kitae.{face} has no {name!r}; it covers {', '.join(covered)}. {instead}")
+
+
+def missing_package(face: str, package: str, requirement: str) -> ImportError:
+    return ImportError(f'{face} needs {package}, which is not installed: pip install "{requirement}"')

@@ -14,7 +14,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from kitae import _checks, _dispatch, _random, semantics
+from kitae import _checks, _dispatch, _random
+from kitae import semantics as _semantics
 
 __all__ = ["DropConnect", "Dropout", "Mask", "dropout", "dropout_backward", "dropout_mask"]
 
@@ -288,9 +289,10 @@ class Dropout(_RandomLayer):
     drop: probability of dropping an element, in [0, 1]; or retain: of keeping it, drop = 1 - retain. Neither: 0.5.
     seed: an integer in [0, 2**64); None takes the next one of ``kitae.seed``'s generator, and a forked child's layers
     then draw seeds of their own, so that worker processes never share masks.
-    scale: "inverted" or "classic"; None takes the value of ``semantics`` ("paper" and "torch": "inverted").
-    rng: "philox", or "numpy": the mask is ``numpy.random.rand(*x.shape) > drop``, from NumPy's global generator, and
-    multiplies x, as the book "Deep Learning from Scratch" does it; a dropped NaN stays NaN then.
+    scale: "inverted" or "classic"; None takes the value of ``semantics`` ("dlfs" and "dlfs2": "classic", others:
+    "inverted").
+    rng: "philox", or "numpy": the mask is ``numpy.random.rand(*x.shape) > drop`` (chainer, onnx: ``>=``), from NumPy's
+    global generator, and multiplies x, as the book "Deep Learning from Scratch" does it; a dropped NaN stays NaN then.
 
     A layer: ``forward(x, training=True)``, ``backward(dout)``, ``params`` and ``grads`` (empty), ``buffers``: 0-d
     arrays "seed" and "offset" (the count of training passes so far). Restoring both replays the same masks.
@@ -315,7 +317,9 @@ class Dropout(_RandomLayer):
         if scale is not None:
             _checks.one_of(op, "scale", scale, _SCALES)
         self.rng = str(_checks.one_of(op, "rng", rng, _RNGS))
-        self.scale: str = _preset(semantics, scale)
+        values = _semantics.preset(semantics, op, scale=scale)
+        self.scale: str = values["scale"]
+        self._keeps_equal: bool = values["keeps_equal"]
         self._choose(drop, retain, seed)
         self.params: dict[str, NDArray[Any]] = {}
         self.grads: dict[str, NDArray[Any]] = {}
@@ -354,7 +358,8 @@ class Dropout(_RandomLayer):
 
     def _forward_numpy(self, op: str, x: NDArray[Any]) -> NDArray[Any]:
         _check_array(op, x, "x")
-        kept = np.random.rand(*x.shape) > self.drop  # noqa: NPY002  the book's generator is the point
+        drawn = np.random.rand(*x.shape)  # noqa: NPY002  the book's generator is the point
+        kept = drawn >= self.drop if self._keeps_equal else drawn > self.drop
         xp = _dispatch.array_module(x)
         factors = xp.asarray(kept).astype(x.dtype)
         keep_scale = _keep_scale(self.drop, self.scale)
@@ -362,10 +367,6 @@ class Dropout(_RandomLayer):
             factors *= x.dtype.type(keep_scale)
         self._saved = factors
         return xp.multiply(x, factors, out=_dispatch.empty_like(x))
-
-
-def _preset(name: str, scale: str | None) -> str:
-    return str(semantics.preset(name, "Dropout", scale=scale)["scale"])
 
 
 def _check_array(op: str, array: Any, argument: str, *, write: bool = False) -> None:

@@ -372,16 +372,18 @@ class BatchNorm:
     ``forward(x, residual=r)``, act is applied to the sum and backward returns ``(dx, dresidual)``.
 
     ``params``: "gamma" (1 at first), "beta" (0); ``grads``: the same keys, overwritten in place by backward;
-    ``buffers``: "running_mean" (0 at first), "running_var" (1). float32 or float64: ``dtype``, else x's, float32 for
-    16-bit x. They exist from the start if ``channels`` is given (float32 without ``dtype``), else from the first
-    forward or ``build(shape, dtype)`` on.
+    ``buffers``: "running_mean" (0 at first), "running_var" (1; "dlfs": 0). float32 or float64: ``dtype``, else x's,
+    float32 for 16-bit x. They exist from the start if ``channels`` is given (float32 without ``dtype``), else from the
+    first forward or ``build(shape, dtype)`` on.
 
     ``running = running_decay * running + (1 - running_decay) * batch``. axis, eps, running_decay, unbiased, activation,
     slope, nonfinite as in ``batch_norm``; None takes the value of ``semantics``:
 
     - "paper": eps 1e-5, running_decay 0.9, unbiased, nonfinite "raise"; one value a channel gives act(beta).
-    - "torch": the same numbers (PyTorch's momentum 0.1 is running_decay 0.9); one value a channel raises ValueError,
-      nonfinite "propagate".
+    - "torch": the same numbers (PyTorch's momentum 0.1 is running_decay 0.9); one value a channel raises ValueError.
+    - "dezero", "chainer": eps 2e-5. "keras": eps 1e-3, running_decay 0.99, biased (its axis is -1: pass it). "onnx",
+      "dl4j": biased. "dlfs": eps 1e-6, biased, running_var starts at 0, and every element of a sample is a channel:
+      images (N, C, H, W) have C * H * W of them. All but "paper" propagate what is not finite.
 
     ``trainable=False`` freezes gamma and beta: their entries in ``grads`` are None, which optimizers leave alone. It
     says nothing about the statistics; those are frozen by ``training=False``. Both can be changed at any time.
@@ -415,9 +417,12 @@ class BatchNorm:
         self.activation = _checks.one_of(op, "activation", activation, _ACTIVATIONS)
         self.slope = _checks.number(op, "slope", slope)
         self.nonfinite = _checks.one_of(op, "nonfinite", values["nonfinite"], _checks.NONFINITE)
+        if values["flatten"] and self.axis != 1:
+            raise _checks.error(ValueError, op, "axis", f"1 (semantics={semantics!r} flattens each sample)", axis)
         self.dtype = None if dtype is None else _parameter_dtype(op, dtype)
         self.semantics = semantics
         self._one_value_is_error = values["one_value"] == "error"
+        self._initial_variance, self._flatten = values["initial_variance"], values["flatten"]
         self._trainable = _checks.boolean(op, "trainable", trainable)
         self._saved: Saved | None = None
         self._gradients: dict[str, NDArray[Any]] = {}
@@ -436,7 +441,8 @@ class BatchNorm:
         if not isinstance(shape, (tuple, list)) or len(shape) < 2:
             raise _checks.error(ValueError, op, "shape", "a tuple of two lengths or more", _checks.Words(shape))
         axis = _checks.integer(op, "axis", self.axis, low=-len(shape), high=len(shape) - 1)
-        channels = _checks.integer(op, f"shape[{axis}]", shape[axis], low=0, high=2**62)
+        length = math.prod(shape[1:]) if self._flatten else shape[axis]
+        channels = _checks.integer(op, f"shape[{axis}]", length, low=0, high=2**62)
         self._make(
             channels,
             self.dtype or (np.dtype(np.float32) if np.dtype(dtype).itemsize == 2 else _parameter_dtype(op, dtype)),
@@ -454,7 +460,7 @@ class BatchNorm:
             return array
 
         self.params = {"gamma": filled(1), "beta": filled(0)}
-        self.buffers = {"running_mean": filled(0), "running_var": filled(1)}
+        self.buffers = {"running_mean": filled(0), "running_var": filled(self._initial_variance)}
         self._gradients = {"gamma": filled(0), "beta": filled(0)}
         self._saved = None
         self.trainable = self._trainable
@@ -475,6 +481,9 @@ class BatchNorm:
             training = _checks.boolean(op, "training", training)
         if type(x) is not np.ndarray:
             x, residual = _dispatch.as_array(x), _dispatch.as_array(residual)
+        shape = getattr(x, "shape", ())
+        if self._flatten and len(shape) > 2:
+            x, residual = _flat(x), residual if residual is None else _flat(residual)
         if not self.params:
             backend = _dispatch.backend_for(x, op, "x")
             axis = _axis_of(op, x, self.axis)
@@ -508,15 +517,29 @@ class BatchNorm:
             self.nonfinite,
             None,
         )
-        return y
+        return y.reshape(shape) if y.ndim != len(shape) else y
 
     def backward(self, dout: NDArray[Any]) -> Any:
         op = "BatchNorm.backward"
         if self._saved is None:
             raise _checks.no_forward_yet(op)
         gradients = self._gradients
+        shape = getattr(dout, "shape", ())
+        if self._flatten and len(shape) > 2:
+            dout = _flat(_dispatch.as_array(dout))
         result = _backward(op, dout, self._saved, None, gradients["gamma"], gradients["beta"])
+        if result[0].ndim != len(shape):
+            return (
+                result[0].reshape(shape)
+                if len(result) == 3
+                else tuple(r.reshape(shape) for r in (result[0], result[3]))
+            )
         return result[0] if len(result) == 3 else (result[0], result[3])
+
+
+def _flat(array: Any) -> Any:
+    """Every element of a sample as a channel; a copy where memory has gaps."""
+    return array.reshape(len(array), -1)
 
 
 def _parameter_dtype(op: str, dtype: Any) -> np.dtype:

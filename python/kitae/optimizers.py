@@ -12,7 +12,7 @@ import numpy as np
 
 from kitae import _checks, _dispatch
 from kitae._checks import Rejected
-from kitae.gradients import CLIP_EPS, NONFINITE_CODES, SCOPE_CODES
+from kitae.gradients import NONFINITE_CODES, SCOPE_CODES
 from kitae.semantics import preset
 
 __all__ = [
@@ -167,13 +167,17 @@ class Optimizer(ABC):
     ``[{"params": ..., "lr": ..., "weight_decay": ...}, ...]``; float32, float64, float16 or bfloat16, of any strides.
     They are updated where they lie, always. The same array listed twice (a transposed view too) is one parameter whose
     gradients are added; arrays that overlap in part are refused.
-    weight_decay, l1: penalties ``weight_decay * w`` and ``l1 * sign(w)`` added to the gradient (AdamW decouples its
-    decay). no_decay: patterns of names ("*.b") that neither applies to; for dicts of parameters.
+    weight_decay, l1: penalties ``weight_decay * w`` and ``l1 * sign(w)`` added to the gradient (AdamW, and semantics
+    "keras" and "dl4j", decouple the decay: ``w *= 1 - lr * weight_decay`` before the update). no_decay: patterns of
+    names ("*.b") that neither applies to; for dicts of parameters.
     max_norm: clip the gradients' global norm to it, in the same call (see ``kitae.clip_grad_norm``); gradients are not
     changed. nonfinite: what infinite and NaN gradients do: "raise" (default where a norm is taken), "skip", "zero",
     "propagate" (default elsewhere); ``stats`` counts them. master: keep float32 copies of 16-bit parameters
     (default), so that small updates are not lost; where the caller changes the parameter, the parameter wins.
-    semantics: the preset of every keyword that is None (kitae.semantics).
+    semantics: the preset of every keyword that is None, and of what no keyword says (kitae.semantics): "paper", "dlfs",
+    "dlfs2", "dezero", "chainer", "keras", "torch", "onnx", "dl4j", "optax". A class that the system does not have is a
+    ValueError that names those which do. Learning rates that change with the step count (lr_decay) are numbers of each
+    call: a captured step keeps the one it was captured with.
 
     On CUDA nothing is waited for, except by ``stats``, ``steps`` and ``state_dict``; with nonfinite="raise" the GPU
     writes nothing and ``kitae.check()`` raises. Step count and numbers live on the GPU: after ``bind(grads)`` and one
@@ -190,7 +194,9 @@ class Optimizer(ABC):
     def __init__(self, params: Any, values: dict[str, Any], common: dict[str, Any], semantics: str) -> None:
         self._op = type(self).__name__
         self._semantics = semantics
-        self._values = preset(semantics, self._op, **values)
+        # A subclass that somebody derives has its parent's preset.
+        kind = next((base.__name__ for base in type(self).__mro__ if base.__name__ in __all__), self._op)
+        self._values = preset(semantics, kind, **values)
         self._check_options()
         self._defaults = {name: self._number(name, self._values[name]) for name in self._group_names()}
         self._defaults["l1"] = self._number("l1", common["l1"])
@@ -201,6 +207,7 @@ class Optimizer(ABC):
         self._master = _checks.boolean(self._op, "master", True if common["master"] is None else common["master"])
         self._steps = 0
         self._waiting: Any = None  # the plan that the last step ran on without telling what it saw
+        self._lag = 0  # by how many its count of that step was behind ours
         self.groups: list[dict[str, Any]] = []
         self._last: tuple[bool, float, int, int] = (True, math.nan, 0, -1)
         self._plans: dict[str, Any] = {}
@@ -228,8 +235,25 @@ class Optimizer(ABC):
     def _initial(self, slot: str) -> float:
         return 0.0
 
+    def _phase(self) -> int:
+        """What the numbers of a group depend on beside the group: a function of the number of steps so far."""
+        return 0
+
+    def _step_lag(self, steps: int) -> int:
+        """By how many the number of the step after ``steps`` is behind ``steps + 1``."""
+        return 0
+
     def _decay_numbers(self, group: Mapping[str, float]) -> Numbers:
-        return {"weight_keep": 1.0, "l2": group["weight_decay"], "l1": group["l1"]}
+        rate, decay = group["weight_decay"], self._values["decay"]
+        keep = 1.0
+        if decay == "decoupled":
+            keep = 1.0 - group["lr"] * rate
+        elif decay != "coupled":
+            keep = 1.0 - rate
+        return {"weight_keep": keep, "l2": rate if decay == "coupled" else 0.0, "l1": group["l1"]}
+
+    def _numbers(self, group: Mapping[str, float]) -> Numbers:
+        return {**self._rule_numbers(group), **self._decay_numbers(group)}
 
     # Hyperparameters.
 
@@ -273,12 +297,12 @@ class Optimizer(ABC):
     def steps(self, value: int) -> None:
         self._steps = value
         for plan in self._plans.values():
-            plan.set_steps(value)
+            plan.set_steps(value - self._step_lag(value))
 
     def _wait(self) -> None:
         if self._waiting is not None:
-            *last, self._steps = self._waiting.result()
-            self._last = tuple(last)
+            *last, steps = self._waiting.result()
+            self._last, self._steps = tuple(last), steps + self._lag
 
     @property
     def stats(self) -> Stats:
@@ -376,6 +400,11 @@ class Optimizer(ABC):
         master[...] = parameter
         return master
 
+    def _slot_arrays(self, name: str) -> list[Any]:
+        """The arrays themselves that hold the state of this name, one a parameter."""
+        number = self._slots().index(name)
+        return [state[number] for state in self._inputs["slots"]]
+
     # Steps.
 
     def _plan(self, backend: ModuleType) -> Any:
@@ -396,8 +425,8 @@ class Optimizer(ABC):
     def _refresh(self, number: int, key: Any) -> None:
         group = self.groups[number]
         values = {name: self._number(name, group[name]) for name in self._defaults}
-        numbers = {**self._rule_numbers(values), **self._decay_numbers(values)}
-        plain = {**numbers, **self._decay_numbers({**values, "weight_decay": 0.0, "l1": 0.0})}
+        numbers = self._numbers(values)
+        plain = self._numbers({**values, "weight_decay": 0.0, "l1": 0.0})
         for plan in self._plans.values():
             plan.set_numbers(2 * number, numbers)
             plan.set_numbers(2 * number + 1, plain)
@@ -411,8 +440,9 @@ class Optimizer(ABC):
         self._waiting.refresh()
 
     def _refresh_changed(self) -> None:
+        phase = self._phase()
         for number, group in enumerate(self.groups):
-            key = self._group_key(group)
+            key = self._group_key(group), phase
             if key != self._keys[number]:
                 self._refresh(number, key)
 
@@ -468,19 +498,20 @@ class Optimizer(ABC):
         self._refresh_changed()
         if self._steps >= _MAX_STEPS:
             raise _checks.error(OverflowError, op, "steps", "at most 2**63 - 1", self._steps)
+        lag = self._step_lag(self._steps)
         try:
             last = plan.step(
                 arrays,
-                self._steps + 1,
+                self._steps + 1 - lag,
                 SCOPE_CODES[self._scope],
                 self._max_norm,
-                CLIP_EPS,
+                self._values["clip_eps"],
                 NONFINITE_CODES[self._nonfinite],
             )
         except Rejected as rejected:
             raise self._explain(op, rejected, arrays) from None
         self._last = last
-        self._waiting = plan if last[2] < 0 else None
+        self._waiting, self._lag = plan if last[2] < 0 else None, lag
         if last[0]:
             self._steps += 1
         elif self._nonfinite == "raise":
@@ -603,6 +634,22 @@ def _velocity_gains(lr: float, inside: bool) -> Numbers:
     return {"velocity_gain": lr, "parameter_gain": -1.0} if inside else {"velocity_gain": 1.0, "parameter_gain": -lr}
 
 
+class _WithVelocity(Optimizer):
+    """Momentum and Nesterov. The first gradient enters the velocity whole, later ones times 1 - dampening."""
+
+    _slot_names = ("velocity",)
+    _ranges: ClassVar[dict[str, _Range]] = {"momentum": _Range(high=1.0), "dampening": _Range(low=-math.inf)}
+
+    def _phase(self) -> int:
+        return min(self._steps, 1)
+
+    def _numbers(self, group: Mapping[str, float]) -> Numbers:
+        numbers = super()._numbers(group)
+        if self._steps:
+            numbers["velocity_gain"] *= 1.0 - group["dampening"]
+        return numbers
+
+
 def _eps_numbers(eps: float, inside: bool) -> Numbers:
     return {"eps_inside": eps, "eps_outside": 0.0} if inside else {"eps_inside": 0.0, "eps_outside": eps}
 
@@ -636,15 +683,13 @@ class SGD(Optimizer):
         return {"gradient_gain": -group["lr"]}
 
 
-class Momentum(Optimizer):
+class Momentum(_WithVelocity):
     """Gradient descent with a velocity: ``v = momentum * v - lr * g; w += v`` (Polyak 1964; the book's form).
 
-    momentum in [0, 1]; 0 is SGD. paper: lr 0.01, momentum 0.9. With semantics="torch" the learning rate stands outside,
-    ``v = momentum * v + g; w -= lr * v`` (PyTorch's form without dampening): the two differ once lr changes.
+    momentum in [0, 1]; 0 is SGD. paper: lr 0.01, momentum 0.9. With semantics "torch", "onnx" and "optax" the learning
+    rate stands outside, ``v = momentum * v + g; w -= lr * v``: the two differ once lr changes. dampening (0): from the
+    second step on ``(1 - dampening) * g`` enters the velocity (PyTorch; in ONNX beta = 1 - dampening).
     """
-
-    _slot_names = ("velocity",)
-    _ranges: ClassVar[dict[str, _Range]] = {"momentum": _Range(high=1.0)}
 
     def __init__(
         self,
@@ -652,6 +697,7 @@ class Momentum(Optimizer):
         lr: float | None = None,
         *,
         momentum: float | None = None,
+        dampening: float | None = None,
         weight_decay: float | None = None,
         l1: float = 0.0,
         max_norm: float | None = None,
@@ -660,7 +706,7 @@ class Momentum(Optimizer):
         no_decay: Sequence[str] = (),
         semantics: str = "paper",
     ) -> None:
-        values = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        values = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
         super().__init__(params, values, _common(l1, max_norm, nonfinite, master, no_decay), semantics)
 
     def _rule(self) -> str:
@@ -671,7 +717,7 @@ class Momentum(Optimizer):
         return {"velocity_keep": group["momentum"], **_velocity_gains(group["lr"], inside)}
 
 
-class Nesterov(Optimizer):
+class Nesterov(_WithVelocity):
     """Gradient descent that looks ahead along its velocity (Nesterov 1983), in the three forms that systems compute:
 
     "keras" (also the book 1, pylearn2, DL4J): ``v = mu v - lr g;  w += mu v - lr g``
@@ -679,11 +725,8 @@ class Nesterov(Optimizer):
     "chainer" (also the book 2):               ``v = mu v - lr g;  w += mu^2 v - (1 + mu) lr g``, v the new one
 
     The first two agree while lr is constant; the third counts the gradient twice and is kept for equal numbers only.
-    momentum (mu) in [0, 1]. paper: lr 0.01, momentum 0.9, form "keras"; torch: form "torch".
+    momentum (mu) in [0, 1]. paper: lr 0.01, momentum 0.9, form "keras". dampening: as in ``Momentum``.
     """
-
-    _slot_names = ("velocity",)
-    _ranges: ClassVar[dict[str, _Range]] = {"momentum": _Range(high=1.0)}
 
     def __init__(
         self,
@@ -692,6 +735,7 @@ class Nesterov(Optimizer):
         *,
         momentum: float | None = None,
         form: str | None = None,
+        dampening: float | None = None,
         weight_decay: float | None = None,
         l1: float = 0.0,
         max_norm: float | None = None,
@@ -700,7 +744,13 @@ class Nesterov(Optimizer):
         no_decay: Sequence[str] = (),
         semantics: str = "paper",
     ) -> None:
-        values = {"lr": lr, "momentum": momentum, "form": form, "weight_decay": weight_decay}
+        values = {
+            "lr": lr,
+            "momentum": momentum,
+            "form": form,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+        }
         super().__init__(params, values, _common(l1, max_norm, nonfinite, master, no_decay), semantics)
 
     def _check_options(self) -> None:
@@ -727,12 +777,13 @@ class Nesterov(Optimizer):
 class AdaGrad(Optimizer):
     """AdaGrad: ``h += g^2;  w -= lr * g / (sqrt(h) + eps)`` (Duchi, Hazan and Singer 2011).
 
-    eps_inside=True: ``sqrt(h + eps)`` (Keras, optax). initial: the value h starts at (Keras: 0.1).
-    paper: lr 0.01, eps 1e-8, initial 0; torch: eps 1e-10. The book: eps 1e-7.
+    eps_inside=True: ``sqrt(h + eps)`` (Keras, optax). initial: the value h starts at (Keras, optax: 0.1).
+    lr_decay: step t, from 0, uses ``lr / (1 + t * lr_decay)`` (PyTorch; ONNX calls it decay_factor).
+    paper: lr 0.01, eps 1e-8, initial 0, lr_decay 0; torch: eps 1e-10. The book: eps 1e-7.
     """
 
     _slot_names = ("squares",)
-    _ranges: ClassVar[dict[str, _Range]] = {"eps": _NOT_NEGATIVE}
+    _ranges: ClassVar[dict[str, _Range]] = {"eps": _NOT_NEGATIVE, "lr_decay": _NOT_NEGATIVE}
 
     def __init__(
         self,
@@ -742,6 +793,7 @@ class AdaGrad(Optimizer):
         eps: float | None = None,
         eps_inside: bool | None = None,
         initial: float | None = None,
+        lr_decay: float | None = None,
         weight_decay: float | None = None,
         l1: float = 0.0,
         max_norm: float | None = None,
@@ -750,7 +802,14 @@ class AdaGrad(Optimizer):
         no_decay: Sequence[str] = (),
         semantics: str = "paper",
     ) -> None:
-        values = {"lr": lr, "eps": eps, "eps_inside": eps_inside, "initial": initial, "weight_decay": weight_decay}
+        values = {
+            "lr": lr,
+            "eps": eps,
+            "eps_inside": eps_inside,
+            "initial": initial,
+            "lr_decay": lr_decay,
+            "weight_decay": weight_decay,
+        }
         super().__init__(params, values, _common(l1, max_norm, nonfinite, master, no_decay), semantics)
 
     def _check_options(self) -> None:
@@ -763,8 +822,12 @@ class AdaGrad(Optimizer):
     def _initial(self, slot: str) -> float:
         return float(self._values["initial"])
 
+    def _phase(self) -> int:
+        return self._steps if any(group["lr_decay"] for group in self.groups) else 0
+
     def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
-        return {"learning_rate": group["lr"], **_eps_numbers(group["eps"], self._values["eps_inside"])}
+        rate = group["lr"] / (1.0 + self._steps * group["lr_decay"])
+        return {"learning_rate": rate, **_eps_numbers(group["eps"], self._values["eps_inside"])}
 
 
 class AdaDelta(Optimizer):
@@ -805,7 +868,7 @@ class AdaDelta(Optimizer):
 class RMSProp(Optimizer):
     """RMSProp: ``h = rho h + (1 - rho) g^2;  w -= lr * g / (sqrt(h) + eps)`` (Tieleman and Hinton 2012).
 
-    eps_inside=True: ``sqrt(h + eps)`` (Keras). centered=True: divide by ``sqrt(h - a^2)`` with
+    eps_inside=True: ``sqrt(h + eps)`` (Keras, optax). centered=True: divide by ``sqrt(h - a^2)`` with
     ``a = rho a + (1 - rho) g`` (Graves 2013); a difference that rounding makes negative counts as 0 (PyTorch: NaN).
     momentum > 0 adds a velocity: ``u = momentum u + lr g / root;  w -= u``; with semantics="torch" lr stands outside.
     rho in [0, 1), momentum in [0, 1]. paper: lr 0.001, rho 0.9, eps 1e-8; torch: lr 0.01, rho 0.99.
@@ -854,6 +917,10 @@ class RMSProp(Optimizer):
     def _slots(self) -> tuple[str, ...]:
         return ("squares",) + ("average",) * self._values["centered"] + ("velocity",) * self._with_velocity
 
+    def _initial(self, slot: str) -> float:
+        initial = self._values["initial"] if slot == "squares" else 0.0
+        return float(self._values["eps"] if initial == "eps" else initial)
+
     def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
         inside = self._values["form"] == "lr_inside"
         gains = _velocity_gains(group["lr"], inside)
@@ -874,7 +941,8 @@ class Adam(Optimizer):
 
     lr, eps, weight_decay >= 0; beta1, beta2 in [0, 1). paper and torch: 1e-3, 0.9, 0.999, 1e-8, weight_decay 0 (as an
     L2 penalty in the gradient; ``AdamW`` decouples it). State: m, v, in float32 or float64; subnormal state becomes 0.
-    Systems that add eps before the bias correction (the book, Keras, Chainer) get larger first steps.
+    Systems that add eps before the bias correction (the book, Keras, Chainer, ONNX, DL4J: ``w -= step * m / (sqrt(v) +
+    eps)``) get smaller first steps. ONNX numbers its steps from 0, and step 0 has no bias correction.
     """
 
     _slot_names: ClassVar[tuple[str, ...]] = ("m", "v")
@@ -902,9 +970,22 @@ class Adam(Optimizer):
     def _rule(self) -> str:
         return "adam"
 
+    def _phase(self) -> int:
+        return min(self._steps, 1) if self._values["counts_from_zero"] else 0
+
+    def _step_lag(self, steps: int) -> int:
+        return int(self._values["counts_from_zero"] and steps > 0)
+
     def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
+        rate = group["lr"]
+        if self._values["counts_from_zero"] and self._steps == 0:
+            # The kernel will correct by the first step's numbers, which cancel.
+            rate *= (1.0 - group["beta1"]) / math.sqrt(1.0 - group["beta2"])
+        if self._values["decay"] == "after":
+            # (1 - d) (w - u), where the kernel computes (1 - d) w - u'.
+            rate *= 1.0 - group["weight_decay"]
         return {
-            "learning_rate": group["lr"],
+            "learning_rate": rate,
             "beta1": group["beta1"],
             "beta2": group["beta2"],
             "eps": group["eps"],
@@ -915,17 +996,16 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019): ``w *= 1 - lr * weight_decay``, then Adam's step.
 
-    Keywords and state as ``Adam``; weight_decay is 0.01 by default. l1 stays a penalty in the gradient.
+    Keywords and state as ``Adam``; weight_decay is 0.01 by default. l1 stays a penalty in the gradient. chainer:
+    ``w *= 1 - weight_decay``, whatever lr is; onnx: the same, after the update (norm_coefficient_post of its Adam).
     """
-
-    def _decay_numbers(self, group: Mapping[str, float]) -> Numbers:
-        return {"weight_keep": 1.0 - group["lr"] * group["weight_decay"], "l2": 0.0, "l1": group["l1"]}
 
 
 class AMSGrad(Adam):
     """Adam that divides by the largest v so far (Reddi, Kale and Kumar 2018): ``v_max = max(v_max, v)``.
 
-    Keywords as ``Adam``; state m, v, v_max. As in PyTorch, the bias correction is applied to v_max.
+    Keywords as ``Adam``; state m, v, v_max. As in PyTorch, the bias correction is applied to v_max; optax takes the
+    maximum of corrected v.
     """
 
     _slot_names: ClassVar[tuple[str, ...]] = ("m", "v", "v_max")
@@ -933,19 +1013,29 @@ class AMSGrad(Adam):
     def _rule(self) -> str:
         return "amsgrad"
 
+    def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
+        numbers = super()._rule_numbers(group)
+        return {**numbers, "correct_before_maximum": float(self._values.get("correct_before_maximum", False))}
+
 
 class AdaMax(Adam):
     """Adam with the infinity norm of past gradients (Kingma and Ba 2015, section 7.1).
 
     ``m = beta1 m + (1 - beta1) g;  u = max(beta2 u, |g| + eps);  w -= lr / (1 - beta1^t) * m / u``
 
-    Keywords as ``Adam``; state m, u. paper and torch: lr 0.002. The paper has no eps; PyTorch has it in the same place.
+    Keywords as ``Adam``; state m, u. paper and torch: lr 0.002. The paper has no eps; PyTorch has it in the same place,
+    Keras divides by ``u + eps`` with ``u = max(beta2 u, |g|)``.
     """
 
     _slot_names = ("m", "u")
 
     def _rule(self) -> str:
         return "adamax"
+
+    def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
+        eps, outside = group["eps"], self._values.get("eps_outside", False)
+        places = {"eps": 0.0, "eps_outside": eps} if outside else {"eps": eps, "eps_outside": 0.0}
+        return {**super()._rule_numbers(group), **places}
 
 
 class NormalizedGD(Optimizer):

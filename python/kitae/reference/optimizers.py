@@ -105,14 +105,17 @@ def _rmsprop(centered: bool, with_velocity: bool) -> Callable[..., np.ndarray]:
 def _adam(amsgrad: bool) -> Callable[..., np.ndarray]:
     def update(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, slots: Slots) -> np.ndarray:
         beta1, beta2 = n["beta1"], n["beta2"]
-        root = math.sqrt(bias_correction(beta2, step))
+        correction2 = bias_correction(beta2, step)
+        corrected = amsgrad and n["correct_before_maximum"] != 0
+        root = 1.0 if corrected else math.sqrt(correction2)
         step_size = kind(n["learning_rate"] * root / bias_correction(beta1, step))
         eps = kind(n["eps"] * root if n["eps_after_correction"] else n["eps"])
         slots[0] = kind(beta1) * slots[0] + kind(1.0 - beta1) * g
         slots[1] = kind(beta2) * slots[1] + kind(1.0 - beta2) * (g * g)
         second_moment = slots[1]
         if amsgrad:
-            slots[2] = second_moment = np.where(slots[2] >= second_moment, slots[2], second_moment)
+            now = second_moment * kind(1.0 / correction2 if corrected else 1.0)
+            slots[2] = second_moment = np.where(slots[2] >= now, slots[2], now)
         return w - step_size * slots[0] / (np.sqrt(second_moment) + eps)
 
     return update
@@ -123,10 +126,11 @@ def _adamax(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, slo
     slots[0] = kind(beta1) * slots[0] + kind(1.0 - beta1) * g
     decayed, now = kind(n["beta2"]) * slots[1], np.abs(g) + kind(n["eps"])
     slots[1] = np.where(decayed >= now, decayed, now)
-    return w - kind(n["learning_rate"] / bias_correction(beta1, step)) * slots[0] / slots[1]
+    divisor = slots[1] + kind(n["eps_outside"])
+    return w - kind(n["learning_rate"] / bias_correction(beta1, step)) * slots[0] / divisor
 
 
-_ADAM = ("learning_rate", "beta1", "beta2", "eps", "eps_after_correction")
+_ADAM = ("learning_rate", "beta1", "beta2", "eps", "eps_after_correction", "correct_before_maximum", "eps_outside")
 _DESCENT = ("velocity_keep", "velocity_gain", "parameter_gain", "gradient_gain")
 _ADAPTIVE = (
     "learning_rate",
