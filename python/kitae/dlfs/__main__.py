@@ -35,6 +35,8 @@ def _as_main(path: str) -> ModuleType:
     main.__file__ = path
     main.__loader__ = SourceFileLoader("__main__", path)
     vars(main).update(__builtins__=sys.modules["builtins"], __cached__=None)
+    if "__annotations__" in vars(sys.modules["__main__"]):  # until Python 3.13
+        main.__annotations__ = {}
     return main
 
 
@@ -53,7 +55,9 @@ def run(script: str, arguments: Sequence[str]) -> int:
     except BaseException as error:
         # The traceback starts in the script, as without the runner.
         trace = error.__traceback__
-        sys.excepthook(type(error), error, trace.tb_next if trace is not None else None)
+        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+            trace = trace.tb_next
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
         return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0
 

@@ -82,7 +82,10 @@ class _Installation:
         for original, ours in _TRIGGERS[trigger].items():
             module = sys.modules.get(original)
             if module is not None and original not in self.left_alone:
+                counts = [(total, tuple(total)) for entry in self.replaced for total in entry.calls.values()]
                 self._replace_in(module, import_module(ours))
+                for total, before in counts:  # comparing is no work of the script
+                    total[:] = before
 
     def _replace_in(self, module: ModuleType, ours: ModuleType) -> None:
         left = self.left_alone[module.__name__] = {}

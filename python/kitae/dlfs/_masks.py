@@ -9,6 +9,7 @@ from kitae import _checks, _dispatch, _random
 from kitae.dropout import Mask, dropout, dropout_backward
 
 RNGS = ("numpy", "philox")
+_SMALL = 2048  # elements below which NumPy's own loop is faster than a call of the kernel
 _rng = "numpy"
 
 
@@ -45,9 +46,11 @@ class Philox:
 
 
 def keep(x: Any, kept: Any, out: Any = None) -> Any:
-    """x where ``kept``, else +0 (0 times an infinity too), in one pass; ``out`` may be x."""
-    if x.dtype.char not in "efd" or not x.dtype.isnative or kept.shape != x.shape:
-        return _multiply(x, kept, out)
+    """x where ``kept``, else +0 (also where x is infinite or NaN), in one pass; ``out`` may be x."""
+    if x.size < _SMALL or x.dtype.char not in "efd" or not x.dtype.isnative:
+        y = x.copy() if out is None else out
+        y[~kept] = 0
+        return y
     xp = _dispatch.array_module(x)
     bits = xp.packbits(kept.ravel(), bitorder="little")
     if bits.size % 8:
@@ -55,7 +58,7 @@ def keep(x: Any, kept: Any, out: Any = None) -> Any:
         padded[: bits.size] = bits
         bits = padded
     # The mask says which elements; rate and seed only say where such a mask could have come from.
-    return dropout_backward(x, Mask(x.shape, 0.5, "classic", 0, 0, bits), out=out)
+    return dropout_backward(x, Mask(kept.shape, 0.5, "classic", 0, 0, bits), out=out)
 
 
 def apply(dout: Any, mask: Any) -> Any:
@@ -63,8 +66,3 @@ def apply(dout: Any, mask: Any) -> Any:
     if isinstance(mask, Mask):
         return dropout_backward(dout, mask)
     return keep(dout, mask) if mask.dtype == np.bool_ else dout * mask
-
-
-def _multiply(x: Any, kept: Any, out: Any) -> Any:
-    """For the dtypes that the kernel has no code for (integers of a toy example), and masks that broadcast."""
-    return np.multiply(x, kept, out=out)

@@ -262,7 +262,9 @@ class BatchNormalization:
         if self.running_mean is None:
             self.running_mean = xp.zeros(features)
             self.running_var = xp.zeros(features)
-        dtype = xp.result_type(x, self.gamma, self.beta)
+        dtype = x.dtype
+        if not (dtype == getattr(self.gamma, "dtype", None) == getattr(self.beta, "dtype", None)):
+            dtype = xp.result_type(x, self.gamma, self.beta)
         if dtype.kind != "f":
             dtype = np.dtype(np.float64)
         x = x.astype(dtype, copy=False)
