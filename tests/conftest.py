@@ -35,6 +35,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if os.environ.get("KITAE_REQUIRE_TORCH") == "1":
             pytest.fail("KITAE_REQUIRE_TORCH=1, but PyTorch is not installed")
         pytest.skip("PyTorch is not installed")
+    if item.get_closest_marker("requires_dezero") and find_spec("dezero") is None:
+        if os.environ.get("KITAE_REQUIRE_DEZERO") == "1":
+            pytest.fail("KITAE_REQUIRE_DEZERO=1, but DeZero is not installed")
+        pytest.skip("DeZero is not installed")
     if item.get_closest_marker("requires_cuda"):
         reason = _why_no_cuda()
         if reason is not None:

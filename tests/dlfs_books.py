@@ -1,4 +1,4 @@
-"""Stand-ins for the books' packages: tests/books/one and tests/books/two, imported under the names that the books use."""
+"""Stand-ins for the books' packages: tests/books/one and tests/books/two, imported under the books' names."""
 
 import contextlib
 import io

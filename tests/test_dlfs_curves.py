@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from dlfs_books import BOOKS, book, run_script
 
 import kitae.dlfs
+from dlfs_books import BOOKS, book, run_script
 
 
 def before_and_after(number: str, script: str, *arguments: str) -> tuple[list[str], list[str]]:

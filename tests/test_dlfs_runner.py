@@ -1,4 +1,4 @@
-"""``python -m kitae.dlfs``, ``install``, ``uninstall`` and ``report``: what is replaced, what is left alone, what stays."""
+"""``python -m kitae.dlfs``, ``install``, ``uninstall`` and ``report``: what is replaced and what is left alone."""
 
 import importlib
 import io
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dlfs_books import BOOKS, book, module
 
 import kitae.dlfs
 import kitae.dlfs.layers
+from dlfs_books import BOOKS, book, module
 
 
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

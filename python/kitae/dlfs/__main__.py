@@ -46,7 +46,7 @@ def run(script: str, arguments: Sequence[str]) -> int:
     folder = os.path.dirname(os.path.realpath(path))
     sys.argv = [script, *arguments]
     sys.path[0] = folder  # python -m has put the current folder there
-    sys.meta_path.append(_BookRoot(os.path.dirname(folder)))  # type: ignore[arg-type]
+    sys.meta_path.append(_BookRoot(os.path.dirname(folder)))
     main = sys.modules["__main__"] = _as_main(path)
     try:
         exec(_compile(path), vars(main))

@@ -1,4 +1,4 @@
-"""Puts kitae's classes in the place of the books', at import or in modules that are loaded already, and takes them away.
+"""Puts kitae's classes in the place of the books', at import or in loaded modules, and takes them away.
 
 A name is replaced if the book's own has the same signature, the same attributes and, tried on a few small arrays, the
 same numbers (``_same``). Everything else is left alone, and reported.
@@ -52,7 +52,7 @@ class _Installation:
         self.replaced: list[_Replaced] = []
         self.left_alone: dict[str, dict[str, str]] = {}  # module -> name -> why
         self.start = time.perf_counter()
-        sys.meta_path.insert(0, self)  # type: ignore[arg-type]  a finder is what has find_spec
+        sys.meta_path.insert(0, self)
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """The spec that others find, whose loader replaces names after it has run the module."""
@@ -120,7 +120,7 @@ class _Installation:
                     names[name] = by_id[id(value)]
 
     def undo(self) -> None:
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         _masks.set_rng(self.previous_rng)
         self.exchange([(entry.replacement, entry.original) for entry in self.replaced])
 
@@ -131,7 +131,8 @@ def _counted(entry: _Replaced, ours: Any) -> Any:
         return _timed(entry, "", ours)
     methods = {name: _timed(entry, name, getattr(ours, name)) for name in _TIMED if hasattr(ours, name)}
     names = {"__module__": entry.module, "__qualname__": entry.name, "__doc__": ours.__doc__}
-    return type(ours)(entry.name, (ours,), {**names, **methods})
+    kind: Any = type(ours)
+    return kind(entry.name, (ours,), {**names, **methods})
 
 
 def _timed(entry: _Replaced, method: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -215,9 +216,7 @@ def _lines(installation: _Installation) -> list[str]:
             words = ", ".join(f"{name} ({why})" if why else name for name, why in names.items())
             lines += _wrapped(f"left alone in {module}: ", words)
     others = sorted(
-        name
-        for name in sys.modules
-        if name.startswith(("common.", "dezero.")) and name not in installation.left_alone
+        name for name in sys.modules if name.startswith(("common.", "dezero.")) and name not in installation.left_alone
     )
     if others:
         lines += _wrapped("left alone, whole modules: ", ", ".join(others))

@@ -260,7 +260,10 @@ def _im2col(function: Any, xp: Any) -> list[Any]:
 
 
 def _col2im(function: Any, xp: Any) -> list[Any]:
-    return [function(_numbers(xp, 2 * 4 * 5, 9), (2, 1, 6, 7), 3, 3), function(_numbers(xp, 18, 4), (2, 1, 4, 4), 2, 2, 2, 1)]
+    return [
+        function(_numbers(xp, 2 * 4 * 5, 9), (2, 1, 6, 7), 3, 3),
+        function(_numbers(xp, 18, 4), (2, 1, 4, 4), 2, 2, 2, 1),
+    ]
 
 
 class _Parameter:
@@ -286,7 +289,9 @@ def _dezero_optimizer(cls: Any, xp: Any) -> list[Any]:
         for parameter in made:
             parameter.set_grad(_numbers(np, *parameter.data.shape))
         optimizer.update()
-    states = [list(state.values()) for name, state in vars(optimizer).items() if isinstance(state, dict) and name[0] != "_"]
+    states = [
+        list(state.values()) for name, state in vars(optimizer).items() if isinstance(state, dict) and name[0] != "_"
+    ]
     return [[p.data for p in made], states, *(getattr(optimizer, name) for name in ("lr",) if hasattr(optimizer, name))]
 
 

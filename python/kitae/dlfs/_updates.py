@@ -84,6 +84,9 @@ class Updates:
         """Update number ``count`` of every parameter, in place. ``keys`` name the arrays in errors."""
         if not parameters:
             return
+        for name, grad in zip(keys, grads, strict=True):
+            if grad is None:  # to the kernel: leave the parameter alone
+                raise _not_numbers(op, name, grad)
         backend = _dispatch.backend_for(parameters[0], op, f"params[{keys[0]!r}]")
         key = (backend.__name__, *map(id, parameters), *(id(slot) for state in slots for slot in state))
         plan = self._plans.get(key)
@@ -118,17 +121,20 @@ def _step(native: Any, grads: list[Any], count: int) -> None:
 
 
 def _as_gradient(op: str, key: Any, grad: Any, parameter: Any) -> Any:
-    name = f"grads[{key!r}]"
     xp = _dispatch.array_module(parameter)
     if not isinstance(grad, (xp.ndarray, int, float, np.number)) or np.iscomplexobj(grad):
-        raise _checks.error(TypeError, op, name, "an array of real numbers", grad)
+        raise _not_numbers(op, key, grad)
     array = xp.asarray(grad, dtype=parameter.dtype)
     if array.shape == parameter.shape:
         return array
     try:
         return xp.ascontiguousarray(xp.broadcast_to(array, parameter.shape))
     except ValueError:
-        raise _checks.error(ValueError, op, name, f"shape {parameter.shape}", grad) from None
+        raise _checks.error(ValueError, op, f"grads[{key!r}]", f"shape {parameter.shape}", grad) from None
+
+
+def _not_numbers(op: str, key: Any, grad: Any) -> Exception:
+    return _checks.error(TypeError, op, f"grads[{key!r}]", "an array of real numbers", grad)
 
 
 def _explain(op: str, rejected: Rejected, argument: str, keys: Sequence[Any], values: list[Any]) -> Exception:

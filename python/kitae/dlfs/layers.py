@@ -50,7 +50,7 @@ def product(a: Any, b: Any, out: Any) -> None:
 
 
 class Relu:
-    """``y = x`` where x > 0 (or NaN), else 0. ``mask``: where x <= 0. ``backward`` overwrites dout, as the book does."""
+    """``y = x`` where x > 0 (or NaN), else 0. ``mask``: where x <= 0. ``backward`` overwrites dout, as the book."""
 
     def __init__(self) -> None:
         self.mask: Any = None

@@ -142,9 +142,7 @@ def _sigmoid(v: Any) -> Any:
     return np.divide(1, v, out=v)
 
 
-def _lstm_forward(
-    x: Any, h_prev: Any, c_prev: Any, Wx: Any, Wh: Any, b: Any
-) -> tuple[Any, Any, tuple[Any, ...]]:
+def _lstm_forward(x: Any, h_prev: Any, c_prev: Any, Wx: Any, Wh: Any, b: Any) -> tuple[Any, Any, tuple[Any, ...]]:
     units = h_prev.shape[1]
     gates = add(add(x.dot(Wx), h_prev.dot(Wh)), b)
     f = _sigmoid(gates[:, :units])
@@ -300,7 +298,7 @@ class TimeAffine:
 
 class TimeSoftmaxWithLoss:
     """Softmax over the last axis of (N, T, V), then the mean of ``-log(y[t])`` over the places whose label is not
-    ``ignore_label`` (-1). Labels (N, T), or one-hot (N, T, V). ``backward`` works in the memory of y, as in the book."""
+    ``ignore_label`` (-1). Labels (N, T), or one-hot (N, T, V). ``backward`` works in the memory of y, as the book."""
 
     def __init__(self) -> None:
         self.params: list[Any] = []

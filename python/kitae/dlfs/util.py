@@ -1,4 +1,4 @@
-"""What kitae makes faster of the books' ``common/util.py``: ``clip_grads`` (book 2), ``im2col``, ``col2im`` (book 1)."""
+"""What kitae makes faster of ``common/util.py``: ``clip_grads`` (book 2), ``im2col``, ``col2im`` (book 1)."""
 
 import math
 from typing import Any
@@ -50,9 +50,7 @@ def padded(images: Any, pad: int) -> Any:
     if pad == 0:
         return images
     samples, channels, height, width = images.shape
-    result = _dispatch.array_module(images).zeros(
-        (samples, channels, height + 2 * pad, width + 2 * pad), images.dtype
-    )
+    result = _dispatch.array_module(images).zeros((samples, channels, height + 2 * pad, width + 2 * pad), images.dtype)
     result[:, :, pad : pad + height, pad : pad + width] = images
     return result
 
@@ -60,7 +58,7 @@ def padded(images: Any, pad: int) -> Any:
 def im2col(input_data: Any, filter_h: int, filter_w: int, stride: int = 1, pad: int = 0) -> Any:
     """(N, C, H, W) to a float64 matrix of one row a filter position: (N * out_h * out_w, C * filter_h * filter_w)."""
     xp = _dispatch.array_module(input_data)
-    samples, channels, height, width = input_data.shape
+    samples, _, height, width = input_data.shape
     out_h = output_size(height, filter_h, stride, pad)
     out_w = output_size(width, filter_w, stride, pad)
     windows = xp.lib.stride_tricks.sliding_window_view(padded(input_data, pad), (filter_h, filter_w), (2, 3))
@@ -70,9 +68,7 @@ def im2col(input_data: Any, filter_h: int, filter_w: int, stride: int = 1, pad: 
     return col.reshape(samples * out_h * out_w, -1)
 
 
-def col2im(
-    col: Any, input_shape: tuple[int, ...], filter_h: int, filter_w: int, stride: int = 1, pad: int = 0
-) -> Any:
+def col2im(col: Any, input_shape: tuple[int, ...], filter_h: int, filter_w: int, stride: int = 1, pad: int = 0) -> Any:
     """The sum of each pixel over the rows that ``im2col`` copied it to: float64, of ``input_shape``.
 
     The sums run in the book's order. The result is a view whose channels lie together in memory.

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import numpy as np
-
 import dezero
 import dezero.functions as theirs
+import numpy as np
 from dezero.core import Function, as_variable
-from kitae import _dispatch
+
 from kitae.dlfs import _masks
 from kitae.dlfs._names import not_covered
 from kitae.normalization import batch_norm as _batch_norm

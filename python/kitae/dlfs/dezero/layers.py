@@ -3,6 +3,7 @@
 from typing import Any
 
 import dezero.layers as theirs
+
 from kitae.dlfs._names import not_covered
 from kitae.dlfs.dezero.functions import batch_norm
 

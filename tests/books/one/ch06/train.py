@@ -14,9 +14,14 @@ labels = np.random.randint(0, 10, 600)
 images = centers[labels] + np.random.randn(600, 64)
 
 network = MultiLayerNetExtend(input_size=64, hidden_size_list=[50, 40], output_size=10)
-optimizer = {"SGD": SGD, "Momentum": Momentum, "Nesterov": Nesterov, "AdaGrad": AdaGrad, "RMSprop": RMSprop, "Adam": Adam}[
-    sys.argv[1]
-](lr=0.01)
+optimizer = {
+    "SGD": SGD,
+    "Momentum": Momentum,
+    "Nesterov": Nesterov,
+    "AdaGrad": AdaGrad,
+    "RMSprop": RMSprop,
+    "Adam": Adam,
+}[sys.argv[1]](lr=0.01)
 for step in range(120):
     batch = np.random.choice(400, 50)
     if step == 60:

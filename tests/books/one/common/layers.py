@@ -1,4 +1,5 @@
 import numpy as np
+
 from common.functions import *
 from common.util import col2im, im2col
 

@@ -1,6 +1,7 @@
 from collections import OrderedDict
 
 import numpy as np
+
 from common.layers import *
 
 
