@@ -30,6 +30,7 @@ class _Plan:
     def __init__(self, backend: Any, rule: str, parameters: list[Any], slots: list[list[Any]]) -> None:
         self.arrays = (parameters, slots)  # references, so that no other array can take their ids
         self.numbers: dict[str, float] | None = None
+        self.steps = 0
         self.rounds: list[tuple[list[int], Any]] = []
         for members in _rounds(parameters):
             plan = backend.OptimizerPlan(
@@ -79,9 +80,10 @@ class Updates:
         slots: list[list[Any]],
         grads: list[Any],
         numbers: dict[str, float],
-        count: int = 1,
+        count: int | None = None,
     ) -> None:
-        """Update number ``count`` of every parameter, in place. ``keys`` name the arrays in errors."""
+        """Update number ``count`` (None: the next one) of every parameter, in place. ``keys`` name the arrays in
+        errors."""
         if not parameters:
             return
         for name, grad in zip(keys, grads, strict=True):
@@ -99,10 +101,11 @@ class Updates:
                 self._plans.clear()
             self._plans[key] = plan
         plan.set_numbers(numbers)
+        plan.steps = plan.steps + 1 if count is None else count
         for members, native in plan.rounds:
             listed = [grads[i] for i in members]
             try:
-                _step(native, listed, count)
+                _step(native, listed, plan.steps)
             except Rejected:
                 # Numbers, other dtypes and shapes that broadcast, which NumPy's operators take.
                 names = [keys[i] for i in members]
@@ -111,7 +114,7 @@ class Updates:
                     for i, name, grad in zip(members, names, listed, strict=True)
                 ]
                 try:
-                    _step(native, listed, count)
+                    _step(native, listed, plan.steps)
                 except Rejected as rejected:
                     raise _explain(op, rejected, "grads", names, listed) from None
 

@@ -181,7 +181,7 @@ class SoftmaxWithLoss:
         if y.ndim == 1:
             y, t = y.reshape(1, -1), t.reshape(1, -1)
         labels = t.argmax(axis=1) if t.size == y.size else t
-        picked = y[np.arange(len(y)), labels.reshape(-1)]
+        picked = y[_dispatch.array_module(y).arange(len(y)), labels.reshape(-1)]
         self.loss = -np.log(picked + 1e-7).sum() / len(y)
         return self.loss
 
@@ -191,7 +191,7 @@ class SoftmaxWithLoss:
             dx = self.y - self.t
         else:
             dx = self.y.copy()
-            dx[np.arange(samples), self.t] -= 1
+            dx[_dispatch.array_module(dx).arange(samples), self.t] -= 1
         if not (np.isscalar(dout) and dout == 1):
             dx = dx * dout
         return dx / samples
@@ -433,9 +433,7 @@ def add_rows(total: Any, idx: Any, rows: Any) -> None:
     """total[idx[i]] += rows[i] for every i in turn; on a GPU in any order, as the book's scatter_add."""
     xp = _dispatch.array_module(total)
     if xp is not np:
-        import cupyx
-
-        cupyx.scatter_add(total, idx, rows)
+        xp.add.at(total, idx, rows)
         return
     idx = np.asarray(idx)
     if idx.ndim != 1 or idx.size == 0 or rows.ndim != 2:

@@ -46,8 +46,8 @@ class _Optimizer:
             if array is not value:
                 params[key] = array[()]
 
-    def _count(self) -> int:
-        return 1
+    def _count(self) -> int | None:
+        return None
 
     def _slots(self, params: Any, keys: list[Any], arrays: list[Any]) -> list[list[Any]]:
         """The state of each parameter, made at the first update; arrays that the kernel can't use are replaced."""

@@ -317,7 +317,7 @@ class TimeSoftmaxWithLoss:
         ys = xs - xs.max(axis=1, keepdims=True)
         np.exp(ys, out=ys)
         ys /= ys.sum(axis=1, keepdims=True)
-        ls = np.log(ys[np.arange(rows), ts])
+        ls = np.log(ys[_dispatch.array_module(ys).arange(rows), ts])
         ls *= mask
         loss = -ls.sum()
         loss /= mask.sum()
@@ -326,7 +326,7 @@ class TimeSoftmaxWithLoss:
 
     def backward(self, dout: Any = 1) -> Any:
         ts, dx, mask, shape = self.cache
-        dx[np.arange(len(ts)), ts] -= 1
+        dx[_dispatch.array_module(dx).arange(len(ts)), ts] -= 1
         if not (np.isscalar(dout) and dout == 1):
             dx *= dout
         # Exact in float32 below 2**24 labels; and skipping a factor of 1 changes nothing.

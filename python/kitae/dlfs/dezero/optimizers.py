@@ -63,8 +63,8 @@ class _Kernel(Optimizer):
     def _numbers(self) -> dict[str, float]:
         raise NotImplementedError
 
-    def _count(self) -> int:
-        return 1
+    def _count(self) -> int | None:
+        return None
 
     def _update_all(self, params: list[Any]) -> None:
         if type(self).update_one is not _Kernel.update_one:
