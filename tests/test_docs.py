@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "README.ja.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/dlfs.md", "docs/dlfs.ja.md")
+DOCUMENTS = ("README.md", "README.ja.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
 COMMANDS = ('pip install ".[demo]" && python -m kitae demo', 'pip install ".[test]" && pytest')
 # A path: in backticks or the target of a link, with a slash or a known ending.
 CODE = re.compile(r"`([^`\n]+)`")
