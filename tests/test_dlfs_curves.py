@@ -1,5 +1,8 @@
 """The same curve: scripts of the stand-in books print what they print without kitae, losses and accuracies."""
 
+import io
+import re
+
 import numpy as np
 import pytest
 
@@ -14,6 +17,11 @@ def before_and_after(number: str, script: str, *arguments: str) -> tuple[list[st
             if installed:
                 kitae.dlfs.install()
             lines.append(run_script(BOOKS / number / script, *arguments))
+            if installed:  # what is left alone has the same curve without proving anything
+                out = io.StringIO()
+                kitae.dlfs.report(out)
+                assert not re.search(r"left alone in common\.(layers|optimizer)", out.getvalue())
+                assert out.getvalue().count(" calls ") > 8
     return lines[0], lines[1]
 
 

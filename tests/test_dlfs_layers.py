@@ -81,6 +81,11 @@ def test_dropout_is_not_inverted_and_draws_as_the_book(theirs) -> None:
         np.testing.assert_array_equal(results[1][2], x * 0.7)
 
 
+def test_a_number_equal_to_the_ratio_drops(monkeypatch) -> None:
+    monkeypatch.setattr(np.random, "rand", lambda *shape: np.full(shape, 0.5))
+    np.testing.assert_array_equal(layers.Dropout(0.5).forward(np.ones((2, 2))), 0.0)
+
+
 @pytest.mark.parametrize("size", [10, 5000])
 def test_dropped_elements_are_zero_whatever_they_were(size) -> None:
     x = np.full(size, np.inf)

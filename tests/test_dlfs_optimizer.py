@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 
+import kitae
 from dlfs_books import module
 from kitae.dlfs import optimizer
 
@@ -113,6 +114,16 @@ def test_memory_that_is_listed_twice_is_updated_twice(name, rng) -> None:
             rule.update(params, {key: np.full(value.shape, 1.0 + step) for key, value in params.items()})
         results.append(W)
     np.testing.assert_allclose(results[1], results[0], rtol=1e-12)
+
+
+def test_shared_memory_is_updated_in_order_by_many_threads() -> None:
+    """Two updates of a million elements by Adam without corrections: the second starts where the first ended."""
+    W = np.zeros((1000, 1000))
+    kitae.set_num_threads(4)
+    rule = optimizer.Adam(lr=1.0, beta1=0.0, beta2=0.0)
+    rule.update([W, W], [np.ones((1000, 1000)), np.ones((1000, 1000))])
+    np.testing.assert_allclose(W, -2 / (1 + 1e-7), rtol=1e-15)
+    assert rule.m[0] is not rule.m[1]
 
 
 def test_transposed_views_are_updated_where_they_lie(rng) -> None:

@@ -9,6 +9,8 @@ from kitae import _checks, _dispatch
 from kitae._checks import Rejected
 from kitae.gradients import CLIP_EPS, NONFINITE_CODES, SCOPE_CODES
 
+# No norm is taken, and infinite and NaN gradients do what the formula says.
+_PLAINLY = (SCOPE_CODES["none"], 0.0, CLIP_EPS, NONFINITE_CODES["propagate"])
 _KEPT = 4  # one optimizer may serve several networks in turn
 
 
@@ -105,7 +107,7 @@ class Updates:
         for members, native in plan.rounds:
             listed = [grads[i] for i in members]
             try:
-                _step(native, listed, plan.steps)
+                native.step(listed, plan.steps, *_PLAINLY)
             except Rejected:
                 # Numbers, other dtypes and shapes that broadcast, which NumPy's operators take.
                 names = [keys[i] for i in members]
@@ -114,13 +116,9 @@ class Updates:
                     for i, name, grad in zip(members, names, listed, strict=True)
                 ]
                 try:
-                    _step(native, listed, plan.steps)
+                    native.step(listed, plan.steps, *_PLAINLY)
                 except Rejected as rejected:
                     raise _explain(op, rejected, "grads", names, listed) from None
-
-
-def _step(native: Any, grads: list[Any], count: int) -> None:
-    native.step(grads, count, SCOPE_CODES["none"], 0.0, CLIP_EPS, NONFINITE_CODES["propagate"])
 
 
 def _as_gradient(op: str, key: Any, grad: Any, parameter: Any) -> Any:

@@ -35,7 +35,7 @@ _BATCH_NORM_EPS = 10e-7  # as the book writes it
 
 def add(total: Any, term: Any) -> Any:
     """total + term, in total's memory where that keeps the dtype."""
-    if np.result_type(total, term) != total.dtype:
+    if getattr(term, "dtype", None) != total.dtype and np.result_type(total, term) != total.dtype:
         return total + term
     total += term
     return total
