@@ -6,7 +6,6 @@ be reassigned between updates. A parameter may be a Python number: its entry is 
 parameters and numbers, else float32; sums round differently in the last bit where the formula allows another order.
 """
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,7 +32,7 @@ class _Optimizer:
 
     def update(self, params: Any, grads: Any) -> None:
         """Update ``params`` in place from ``grads``: dicts with the same keys, or lists in the same order."""
-        keys = list(params) if isinstance(params, Mapping) else list(range(len(params)))
+        keys = list(params) if _by_key(params) else list(range(len(params)))
         values = [params[key] for key in keys]
         arrays = [_boxed(value) for value in values]
         listed = [grads[key] for key in keys]
@@ -54,9 +53,11 @@ class _Optimizer:
         for name in self._state:
             if getattr(self, name, None) is None:
                 made = [new_state(array) for array in arrays]
-                state = dict(zip(keys, made, strict=True)) if isinstance(params, Mapping) else made
+                state = dict(zip(keys, made, strict=True)) if _by_key(params) else made
                 setattr(self, name, state)
         states = [getattr(self, name) for name in self._state]
+        if not states:
+            return [[] for _ in arrays]
         slots = []
         for key, array in zip(keys, arrays, strict=True):
             for state in states:
@@ -72,8 +73,14 @@ class _Optimizer:
         return {name: value for name, value in vars(self).items() if name != "_updates"}
 
 
+def _by_key(params: Any) -> bool:
+    return hasattr(params, "keys")
+
+
 def _boxed(value: Any) -> Any:
     """An array as it is; a number as an array without dimensions."""
+    if type(value) is np.ndarray:
+        return value
     return np.array(value, dtype=np.float64) if isinstance(value, (int, float, np.number)) else value
 
 
@@ -131,7 +138,7 @@ class Nesterov(_Optimizer):
     def _numbers(self, params: Any) -> dict[str, float]:
         lr, mu = float(self.lr), float(self.momentum)
         gains = {"parameter_gain": mu, "gradient_gain": -lr}
-        if not isinstance(params, Mapping):
+        if not _by_key(params):
             gains = {"parameter_gain": mu * mu, "gradient_gain": -(1.0 + mu) * lr}
         return {"velocity_keep": mu, "velocity_gain": -lr, **gains}
 
