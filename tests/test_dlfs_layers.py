@@ -227,6 +227,30 @@ def test_embedding_adds_in_order(rng) -> None:
     np.testing.assert_array_equal(pair[1].grads[0], pair[0].grads[0])  # the same order: the same bits
 
 
+def test_subclasses_that_set_the_books_attributes_themselves(rng) -> None:
+    """As in the books' own classes, there is nothing else to initialize."""
+
+    class Scaled(layers.Affine):
+        def __init__(self, W, b, scale):
+            self.W = W * scale
+            self.b = b
+
+    class Fixed(layers.BatchNormalization):
+        def __init__(self, gamma, beta):
+            self.gamma, self.beta, self.momentum = gamma, beta, 0.5
+            self.running_mean = self.running_var = None
+
+    W, x = rng.normal(size=(3, 2)), rng.normal(size=(4, 3))
+    layer = Scaled(W, np.ones(2), 2.0)
+    np.testing.assert_allclose(layer.forward(x), 2 * x @ W + 1, rtol=1e-13)
+    layer.backward(np.ones((4, 2)))
+    np.testing.assert_array_equal(layer.grads[0], layer.dW)
+    norm = Fixed(np.ones(3), np.zeros(3))
+    norm.forward(x)
+    np.testing.assert_allclose(norm.running_mean, 0.5 * x.mean(axis=0), rtol=1e-13)
+    assert norm.backward(x).shape == x.shape
+
+
 def test_subclasses_copies_and_isinstance() -> None:
     class Noisy(layers.BatchNormalization):
         def __init__(self, gamma, beta):

@@ -106,13 +106,14 @@ class Affine:
     W and b, and grads, made when they are first read, which every backward writes into; x.
     """
 
+    _grads: list[Any] | None = None
+
     def __init__(self, W: Any, b: Any) -> None:
         self.params = [W, b]
         self.x: Any = None
         self.original_x_shape: Any = None
         self.dW: Any = None
         self.db: Any = None
-        self._grads: list[Any] | None = None
 
     @property
     def W(self) -> Any:
@@ -120,7 +121,7 @@ class Affine:
 
     @W.setter
     def W(self, value: Any) -> None:
-        self.params[0] = value
+        vars(self).setdefault("params", [None, None])[0] = value  # a subclass may set W first
 
     @property
     def b(self) -> Any:
@@ -128,13 +129,13 @@ class Affine:
 
     @b.setter
     def b(self, value: Any) -> None:
-        self.params[1] = value
+        vars(self).setdefault("params", [None, None])[1] = value
 
     @property
     def grads(self) -> list[Any]:
         if self._grads is None:
             self._grads = [np.zeros_like(array) for array in self.params]
-            if self.dW is not None:
+            if getattr(self, "dW", None) is not None:
                 self._store(self._grads)
         return self._grads
 
@@ -240,6 +241,8 @@ class BatchNormalization:
     Statistics are summed in float64 (kitae.batch_norm); momentum outside [0, 1] raises.
     """
 
+    _saved: tuple[Any, Saved] | None = None  # x and what kitae.batch_norm kept, of the latest training pass
+
     def __init__(
         self, gamma: Any, beta: Any, momentum: float = 0.9, running_mean: Any = None, running_var: Any = None
     ) -> None:
@@ -252,7 +255,6 @@ class BatchNormalization:
         self.batch_size: Any = None
         self.dgamma: Any = None
         self.dbeta: Any = None
-        self._saved: tuple[Any, Saved] | None = None  # x and what kitae.batch_norm kept, of the latest training pass
 
     def forward(self, x: Any, train_flg: bool = True) -> Any:
         self.input_shape = x.shape
@@ -299,7 +301,7 @@ class BatchNormalization:
 
     def __getattr__(self, name: str) -> Any:
         """What only the book's own backward needs."""
-        saved = vars(self).get("_saved")
+        saved = self._saved
         if name not in ("xc", "xn", "std") or (name == "xn" and saved is None):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
         if saved is None:
