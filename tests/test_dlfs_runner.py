@@ -101,6 +101,16 @@ def test_install_reaches_modules_that_are_loaded_later() -> None:
         assert not issubclass(network.Dropout, kitae.dlfs.layers.Dropout)
 
 
+def test_a_reloaded_module_is_replaced_again() -> None:
+    with book("one"):
+        kitae.dlfs.install()
+        layers = importlib.import_module("common.layers")
+        importlib.reload(layers)
+        assert issubclass(layers.Dropout, kitae.dlfs.layers.Dropout)
+        kitae.dlfs.uninstall()
+        assert not issubclass(layers.Dropout, kitae.dlfs.layers.Dropout)
+
+
 def report() -> str:
     out = io.StringIO()
     kitae.dlfs.report(out)

@@ -81,7 +81,7 @@ class _Installation:
     def replace(self, trigger: str) -> None:
         for original, ours in _TRIGGERS[trigger].items():
             module = sys.modules.get(original)
-            if module is not None and original not in self.left_alone:
+            if module is not None:
                 counts = [(total, tuple(total)) for entry in self.replaced for total in entry.calls.values()]
                 self._replace_in(module, import_module(ours))
                 for total, before in counts:  # comparing is no work of the script
@@ -89,6 +89,7 @@ class _Installation:
 
     def _replace_in(self, module: ModuleType, ours: ModuleType) -> None:
         left = self.left_alone[module.__name__] = {}
+        self.replaced = [entry for entry in self.replaced if entry.module != module.__name__]  # it was reloaded
         entries = []
         for name, original in list(vars(module).items()):
             if name.startswith("_") or getattr(original, "__module__", None) != module.__name__:
