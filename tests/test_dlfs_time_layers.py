@@ -64,8 +64,9 @@ def test_one_lstm_step_by_hand() -> None:
     np.testing.assert_allclose([h[0, 0], c[0, 0]], [0.5 * np.tanh(1.5), 1.5], rtol=1e-15)
 
 
-def test_embedding_with_repeated_words(rng, theirs) -> None:
-    W = float32(rng, 9, 4)
+@pytest.mark.parametrize("words", [9, 900])
+def test_embedding_with_repeated_words(words, rng, theirs) -> None:
+    W = float32(rng, words, 4)
     xs, dout = rng.integers(0, 4, (40, 6)), float32(rng, 40, 6, 4)  # every word many times in every step
     pair = [source.TimeEmbedding(W) for source in (theirs, time_layers)]
     np.testing.assert_array_equal(*(layer.forward(xs) for layer in pair))

@@ -30,6 +30,9 @@ __all__ = [
 ]
 
 
+_FEW_WORDS = 4  # words a sample up to which a step's gradient is cheaper with all rows than with those that occur
+
+
 def _zeros_like(arrays: list[Any]) -> list[Any]:
     return [np.zeros_like(array) for array in arrays]
 
@@ -265,10 +268,16 @@ class TimeEmbedding:
         if _dispatch.array_module(total) is not np:
             add_rows(total, self._xs, dout)
             return
-        for t in range(dout.shape[1]):
+        samples, steps, units = dout.shape
+        for t in range(steps):
             # A step's rows are added among themselves before they are added to the sum, as in the book.
+            if len(total) <= _FEW_WORDS * samples:
+                step = np.zeros_like(total)
+                np.add.at(step, self._xs[:, t], dout[:, t, :])
+                total += step
+                continue
             words, place = np.unique(self._xs[:, t], return_inverse=True)
-            rows = np.zeros((len(words), dout.shape[2]), total.dtype)
+            rows = np.zeros((len(words), units), total.dtype)
             add_rows(rows, place, dout[:, t, :])
             total[words] += rows
 
