@@ -22,6 +22,8 @@ __all__ = ["cuda", "cupy_module"]  # fixtures
 
 #: The driver's own choice, then each forced: csrc/drivers/normalization.cu.
 PATHS = ("", "streaming", "resident", "resident2", "resident4")
+#: Where channels lie side by side.
+GRID_PATHS = ("grid", "grid3")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 NONFINITE_CHANNEL, NONFINITE_RUNNING = 1, 2  # csrc/cuda/findings.h
 
@@ -40,7 +42,8 @@ def test_rows(case: Case, size: Size, dtype: str, cuda: ModuleType, monkeypatch:
     original = case.inputs(size, dtype)
     reference = run(case, original, "reference", give_out=False)
     # The driver's choice is test_cuda_simulated.py's; clusters of large tensors take their time.
-    forced = PATHS[1:] if dtype == "float32" else PATHS[1:2]
+    adjacent = original["x"].ndim == 2 and original["x"].flags.c_contiguous
+    forced = (PATHS[1:] + GRID_PATHS if adjacent else PATHS[1:]) if dtype == "float32" else PATHS[1:2]
     for seed, path in enumerate(forced[:2] if original["x"].size > 100_000 else forced):
         monkeypatch.setenv("KITAE_CUDA_BATCH_NORM", path)
         cuda.set_seed(seed)
@@ -70,9 +73,14 @@ def _both(call: Callable[[], Any], module: ModuleType, monkeypatch: pytest.Monke
 SHAPES = ((3, 5, 8, 8), (2, 20, 64), (300, 64), (513, 40), (37, 3), (2, 3, 4096), (2, 2, 8200), (5, 9, 7, 7))
 
 
-@pytest.mark.parametrize("path", PATHS)
+def _shapes_and_paths() -> Iterator[object]:
+    for shape in SHAPES:
+        for path in PATHS + (GRID_PATHS if len(shape) == 2 else ()):
+            yield pytest.param(shape, path, id=f"{'x'.join(map(str, shape))}-{path}")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "path"), list(_shapes_and_paths()))
 def test_at_any_alignment(
     shape: tuple[int, ...],
     dtype: str,
@@ -176,7 +184,7 @@ def test_more_chunks_than_are_added_one_by_one(cuda: ModuleType, rng: np.random.
     np.testing.assert_allclose(runs[0][4], 1 / np.sqrt(wide.var(axis=0) + 1e-5), rtol=1e-12)
 
 
-@pytest.mark.parametrize("path", ["streaming", "resident", "resident2"])
+@pytest.mark.parametrize("path", ["streaming", "resident", "resident2", "grid2"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_raise_sets_the_flag_and_writes_nothing(
     path: str, dtype: str, cuda: ModuleType, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
@@ -194,7 +202,7 @@ def test_raise_sets_the_flag_and_writes_nothing(
     assert (out.astype(np.float32) == 7).all()
 
 
-@pytest.mark.parametrize("path", ["streaming", "resident", "resident2"])
+@pytest.mark.parametrize("path", ["streaming", "resident", "resident2", "grid2"])
 @pytest.mark.parametrize("rule", ["skip", "zero", "propagate"])
 def test_other_rules_as_the_reference(
     path: str, rule: str, cuda: ModuleType, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
@@ -243,14 +251,21 @@ def test_running_statistics_of_any_stride_and_dtype(
 
 
 @pytest.mark.parametrize(
-    ("path", "forward", "backward"), [("streaming", 3, 3), ("resident", 1, 1), ("resident4", 1, 1)]
+    ("shape", "path", "launches"),
+    [
+        ((700, 40), "streaming", 3),
+        ((700, 40), "resident", 1),
+        ((700, 40), "resident4", 1),
+        ((700, 40), "grid3", 1),
+        ((100_000, 40), "grid3", 3),  # too large for three blocks
+        ((8, 5, 2100), "streaming", 3),
+        ((8, 5, 2100), "resident", 1),
+    ],
 )
-@pytest.mark.parametrize("shape", [(700, 40), (8, 5, 2100)])
 def test_the_forced_path_is_the_one_that_ran(
     shape: tuple[int, ...],
     path: str,
-    forward: int,
-    backward: int,
+    launches: int,
     cuda: ModuleType,
     rng: np.random.Generator,
     monkeypatch: pytest.MonkeyPatch,
@@ -262,7 +277,7 @@ def test_the_forced_path_is_the_one_that_ran(
     _, saved = kitae.batch_norm(x, None, None, None, None, training=True)
     between = cuda.launched()[0]
     kitae.batch_norm_backward(x, saved)
-    assert (between - before, cuda.launched()[0] - between) == (forward, backward)
+    assert (between - before, cuda.launched()[0] - between) == (launches, launches)
 
 
 def test_the_layer(cuda: ModuleType, rng: np.random.Generator) -> None:
