@@ -361,7 +361,7 @@ def test_long_tensors(cuda: ModuleType, rng: np.random.Generator, seed: int) -> 
 
 
 @pytest.mark.parametrize("largest", [1e200, 1e-200, 5e-324, 1e308])
-@pytest.mark.parametrize("count", [1, 300])
+@pytest.mark.parametrize("count", [1, 40])
 def test_float64_sums_that_overflow(cuda: ModuleType, rng: np.random.Generator, largest: float, count: int) -> None:
     with np.errstate(all="ignore"):
         grads = [rng.uniform(-1, 1, size) * largest for size in (5000, 0, 33)] * count
@@ -381,7 +381,8 @@ def test_float64_sums_that_overflow(cuda: ModuleType, rng: np.random.Generator, 
 
 
 def test_norms_take_many_tensors(cuda: ModuleType, rng: np.random.Generator) -> None:
-    grads = [rng.standard_normal(i % 37).astype(np.float32) for i in range(2500)]
+    """A warp finds a chunk's tensor in three loads, and not in two."""
+    grads = [rng.standard_normal(i % 37).astype(np.float32) for i in range(1100)]
     for seed in (1, 2):
         cuda.set_seed(seed)
         assert cuda.global_norm(grads, False, None) == reference.global_norm(grads, False, None)
