@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kitae.bench import command, report, suite, timing
+from kitae.bench import command, overhead, report, suite, sweep, timing
 from kitae.bench.cases import CASES, Case, Size
 from kitae.bench.cases.tensors import resnet18
 from kitae.bench.contenders import contenders, torch_if_installed
@@ -421,3 +421,46 @@ def test_readme_without_markers_is_an_error(readme_table: ModuleType, tmp_path: 
     (tmp_path / "README.md").write_text("nothing here\n")
     with pytest.raises(ValueError, match="expected <!-- benchmark table"):
         readme_table.main(["--check", str(tmp_path / "README.md")])
+
+
+# --- sweep, overhead, instruction counts -----------------------------------------------------------------------------
+
+
+def test_sweep_draws_the_same_sizes_for_a_seed_and_measures_them(capsys: pytest.CaptureFixture[str]) -> None:
+    case = next(case for case in CASES if case.name == "batch_norm_backward")
+    drawn = sweep.sizes(case, 40, seed=1)
+    assert drawn == sweep.sizes(case, 40, seed=1)
+    assert drawn != sweep.sizes(case, 40, seed=2)
+    assert {len(size.shape) for size in drawn} == {2, 3, 4}
+    assert {size.axis for size in drawn} == {1, -1}
+    assert max(np.prod(size.shape) for size in drawn) <= 2 * sweep.LARGEST
+    if torch_if_installed() is None:
+        with pytest.raises(SystemExit):
+            sweep.main(["--count", "1"])
+        assert "PyTorch" in capsys.readouterr().err
+        return
+    plan = suite.Plan(False, "dropout_backward", (1,), TINY, systems=("PyTorch", "kitae"))
+    results = sweep.run(plan, 2, 7, lambda *_: None)
+    assert len(results["rows"]) == 2
+    assert "dropout, backward" in sweep.text(results)
+
+
+def test_overhead_rows_are_those_with_a_wanted_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overhead, "_adam", lambda *_, **__: lambda: None)  # 1,000 tensors a row take long
+    measured = overhead.measure(TINY)
+    assert set(overhead.WANTED) < set(measured)
+    assert all(micros > 0 for micros in measured.values())
+    assert "at most" in overhead.text(measured)
+
+
+def test_instruction_counts_must_stay_in_both_directions() -> None:
+    spec = importlib.util.spec_from_file_location("count_instructions", ROOT / "tools" / "count_instructions.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    committed = {"a": 1000, "b": 1000, "c": 1000, "d": 1000}
+    found = tool.differences({"a": 1000, "b": 1021, "c": 979, "e": 1}, committed)
+    assert [line.split(":")[0] for line in found] == ["b", "c", "d", "e"]
+    assert "slower" in found[0]
+    assert "faster" in found[1]

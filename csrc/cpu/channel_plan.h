@@ -16,13 +16,28 @@ namespace kitae::cpu {
 constexpr int64_t kSmallTensor = 1 << 15;  // elements; below, waking a thread costs more than it brings
 constexpr int64_t kBlockBytes = 1 << 18;   // half of a level-2 cache of 512 KB: input and output share it
 constexpr int64_t kMapElements = 1 << 16;  // elements of a unit of an element-wise step
-constexpr int64_t kChunksOfUnit = 8;
+constexpr int64_t kChannelsOfUnit = 64;
+constexpr int64_t kCachedTensor = 1 << 21;  // elements that a level-3 cache holds twice
+constexpr int64_t kShortestRow = 256;       // bytes of a block's row, where channels are short rows
 
 // map(box, backwards) over the whole tensor.
 template <class Map>
 inline void map_channels(const ChannelSizes& sizes, Map&& map) {
   const int64_t row_elements = sizes.channels * sizes.inner;
   if (sizes.size() <= kSmallTensor) return map(Box{0, sizes.outer, 0, sizes.channels, 0, sizes.inner}, false);
+  // Rows share the numbers that are spread over columns, as long as a cache holds what is then read by strides.
+  if (short_rows(sizes) && sizes.size() <= kCachedTensor) {
+    const int64_t rows = sizes.outer < kBlockChannels ? sizes.outer : kBlockChannels;
+    const int64_t width = kMapElements / (rows * sizes.inner);
+    const int64_t groups = (sizes.channels + width - 1) / width;
+    parallel_for((sizes.outer + rows - 1) / rows * groups, [&](int64_t unit) {
+      const int64_t row = unit / groups * rows, begin = unit % groups * width;
+      const int64_t last = row + rows < sizes.outer ? row + rows : sizes.outer;
+      const int64_t end = begin + width < sizes.channels ? begin + width : sizes.channels;
+      map(Box{row, last, begin, end, 0, sizes.inner}, false);
+    });
+    return;
+  }
   if (row_elements <= kMapElements) {
     parallel_ranges(sizes.outer, kMapElements / row_elements, [&](int64_t begin, int64_t end) {
       map(Box{begin, end, 0, sizes.channels, 0, sizes.inner}, false);
@@ -48,6 +63,7 @@ inline bool by_blocks(const ChannelSizes& sizes, int64_t element_bytes) {
   // Side by side, a block narrower than the tensor is a column: a stride of some power of two would put it all into a
   // few sets of the cache.
   if (sizes.adjacent()) return sizes.size() * element_bytes <= kBlockBytes;
+  if (short_rows(sizes) && sizes.outer > kBlockBytes / kShortestRow) return false;
   return num_threads() == 1 || sizes.channels >= 2 * num_threads();
 }
 
@@ -97,14 +113,19 @@ inline void reduce_and_map(const ChannelSizes& sizes, int64_t element_bytes, boo
   double* table = second + padded;  // (chunk, sum, channel)
   for (int64_t i = sizes.channels; i < padded; ++i) numbers[i] = 0;
   parameters(0, sizes.channels, numbers);
-  const int64_t groups = (sizes.channels + kBlockChannels - 1) / kBlockChannels;
-  const int64_t units = (chunks + kChunksOfUnit - 1) / kChunksOfUnit;
+  // Units of kMapElements or more, and where there are few chunks, of fewer channels: every thread a choice of four.
+  const int64_t of_chunk = sizes.size() / chunks;
+  const int64_t chunks_of_unit = of_chunk < kMapElements ? kMapElements / of_chunk : 1;
+  const int64_t units = (chunks + chunks_of_unit - 1) / chunks_of_unit;
+  int64_t width = round_up(sizes.channels * units / (4 * num_threads()) + 1, kChannelsOfUnit);
+  if (num_threads() == 1 || width > kBlockChannels) width = kBlockChannels;
+  const int64_t groups = (sizes.channels + width - 1) / width;
   parallel_for(units * groups, [&](int64_t unit) {
     Reader reader = make_reader();
-    const int64_t begin = unit % groups * kBlockChannels;
-    const int64_t end = begin + kBlockChannels < sizes.channels ? begin + kBlockChannels : sizes.channels;
-    const int64_t last = (unit / groups + 1) * kChunksOfUnit;
-    for (int64_t chunk = unit / groups * kChunksOfUnit; chunk < last && chunk < chunks; ++chunk) {
+    const int64_t begin = unit % groups * width;
+    const int64_t end = begin + width < sizes.channels ? begin + width : sizes.channels;
+    const int64_t last = (unit / groups + 1) * chunks_of_unit;
+    for (int64_t chunk = unit / groups * chunks_of_unit; chunk < last && chunk < chunks; ++chunk) {
       double* sums = table + chunk * 2 * padded + begin;
       sum_chunk<Op, T>(sizes, chunk, begin, end, numbers + begin, reader, sums, sums + padded);
     }

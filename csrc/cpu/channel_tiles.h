@@ -10,8 +10,18 @@
 namespace kitae::cpu {
 
 constexpr int64_t kTileElements = 2048;  // of a buffer: 8 KB of float
-constexpr int64_t kTileChannels = 128;   // inner == 1: columns of a tile; its rows reuse their parameters
-constexpr int64_t kBlockChannels = 512;  // the most channels that a unit of work keeps statistics of
+// inner == 1: columns of a tile. Memory is best read in its order, whole rows; sums keep columns in registers for a
+// few.
+constexpr int64_t kColumnsOfMap = 2048;
+constexpr int64_t kColumnsOfSum = 512;
+constexpr int64_t kBlockChannels = 512;  // the most channels (or columns) that a unit of work keeps statistics of
+
+// Channels of a few elements side by side are seen as that many columns: the tensor as (outer, channels * inner, 1).
+// Vectors then are as full as with long rows. For sums a column has to be a lane of its channel.
+constexpr int64_t kShortRow = 64;
+constexpr bool short_rows(const ChannelSizes& sizes) { return sizes.inner > 1 && sizes.inner <= kShortRow; }
+constexpr bool columns_are_lanes(const ChannelSizes& sizes) { return sizes.inner > 1 && sizes.inner <= kLanes; }
+constexpr ChannelSizes as_columns(const ChannelSizes& sizes) { return {sizes.outer, sizes.channels * sizes.inner, 1}; }
 
 // Rows row .. row + rows; the columns run along the inner axis of one channel or, where inner == 1, over the channels
 // from `channel` on.
@@ -21,6 +31,14 @@ struct Region {
   int64_t offset(const ChannelSizes& sizes) const { return (row * sizes.channels + channel) * sizes.inner + column; }
   int64_t stride(const ChannelSizes& sizes) const { return sizes.channels * sizes.inner; }
 };
+
+// Each of `count` values `times` times; `to` has room for a lane more.
+template <class T>
+inline void spread(const T* values, int64_t count, int64_t times, T* to) {
+  for (int64_t i = 0; i < count; ++i, to += times)
+    for (int64_t begin = 0; begin < times; begin += kLanes)  // whole vectors; the next value covers the excess
+      for (int lane = 0; lane < kLanes; ++lane) to[begin + lane] = values[i];
+}
 
 constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -36,11 +54,12 @@ inline void visit_in_turn(int64_t count, Make&& make, Visit&& visit) {
 }
 
 // A region cut into tiles of at most kTileElements (rows padded to whole lanes), rows in order or the last ones first
-// (they are still in the cache): visit(tile, next tile).
+// (they are still in the cache): visit(tile, next tile). `columns`: the most of a tile where channels lie side by side.
 template <class Visit>
-inline void for_each_tile(const ChannelSizes& sizes, const Region& region, bool backwards, Visit&& visit) {
+inline void for_each_tile(const ChannelSizes& sizes, const Region& region, int64_t columns, bool backwards,
+                          Visit&& visit) {
   const bool adjacent = sizes.adjacent();
-  const int64_t most = adjacent ? kTileChannels : kTileElements;
+  const int64_t most = adjacent ? columns : kTileElements;
   const int64_t width = region.columns < most ? region.columns : most;
   if (width == 0) return;
   const int64_t fit = kTileElements / round_up(width, kLanes);

@@ -18,7 +18,8 @@ template <class Visit>
 inline void for_each_channel_tile(const ChannelSizes& sizes, const Box& box, bool backwards, Visit&& visit) {
   const int64_t rows = box.last_row - box.first_row, channels = box.last_channel - box.first_channel;
   if (sizes.adjacent())
-    return for_each_tile(sizes, Region{box.first_row, rows, box.first_channel, 0, channels}, backwards, visit);
+    return for_each_tile(sizes, Region{box.first_row, rows, box.first_channel, 0, channels}, kColumnsOfMap, backwards,
+                         visit);
   const int64_t length = box.last_column - box.first_column;
   const int64_t pieces = (length + kTileElements - 1) / kTileElements;
   const auto make = [&](int64_t i) {
@@ -49,11 +50,12 @@ inline void map_tile(bool adjacent, const Region& tile, T* out, int64_t stride, 
                      const In... in) {
   int64_t row = 0;
   if (adjacent) {
-    // Several rows share the loads of a column's numbers, except where all of them meet in the same sets of the cache.
+    // Two short rows share the loads of a column's numbers. Longer ones would be two places of memory at a time, which
+    // the hardware does not prefetch.
     constexpr int kRows = 2;
-    constexpr int64_t kPage = 4096;
-    const bool apart = stride * static_cast<int64_t>(sizeof(T)) % kPage != 0;
-    for (; apart && row + kRows <= tile.rows; row += kRows)
+    constexpr int64_t kShort = 256;
+    const bool near = stride * static_cast<int64_t>(sizeof(T)) <= kShort;
+    for (; near && row + kRows <= tile.rows; row += kRows)
       detail::map_rows<kRows>(out + row * stride, stride, row, tile.columns, function, in...);
     for (; row < tile.rows; ++row) detail::map_rows<1>(out + row * stride, stride, row, tile.columns, function, in...);
     return;

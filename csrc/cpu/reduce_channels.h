@@ -157,30 +157,69 @@ inline void add_across(double* first, double* second, const Tile<T> (&in)[Op::kI
 
 }  // namespace detail
 
+namespace detail {
+
+// Sums of all columns that `region`, rows of channels side by side, has.
+template <class Op, class T, class Read>
+inline void sum_columns(const ChannelSizes& sizes, const Region& region, const double* parameters, Read&& read,
+                        double* first, double* second) {
+  for (int64_t i = 0; i < round_up(region.columns, kLanes); ++i) first[i] = second[i] = 0;
+  Tile<T> tiles[Op::kInputs];
+  for_each_tile(sizes, region, kColumnsOfSum, false, [&](const Region& tile, const Region& next) {
+    read(tile, next, tiles);
+    const int64_t at = tile.channel - region.channel;
+    add_across<Op, T>(first + at, second + at, tiles, tile.rows, tile.columns, parameters + at);
+  });
+}
+
+// fold_lanes of the first `count` lanes; the others are +0 and none of the sums is -0.
+inline double fold_columns(double* lanes, int64_t count) {
+  for (int64_t width = kLanes / 2; width > 0; width /= 2)
+    for (int64_t lane = 0; lane + width < count && lane < width; ++lane) lanes[lane] += lanes[lane + width];
+  return lanes[0];
+}
+
+// The channels' sums by way of their columns' (as_columns), kBlockChannels of them at a time.
+template <class Op, class T, class Read>
+inline void sum_as_columns(const ChannelSizes& sizes, int64_t row, int64_t rows, int64_t begin, int64_t end,
+                           const double* parameters, Read&& read, double* first, double* second) {
+  const int64_t inner = sizes.inner, most = kBlockChannels / inner;
+  alignas(64) double numbers[kBlockChannels + kLanes] = {}, lanes[2][kBlockChannels];
+  for (int64_t from = begin; from < end; from += most) {
+    const int64_t channels = end - from < most ? end - from : most, columns = channels * inner;
+    spread(parameters + (from - begin), channels, inner, numbers);
+    read.prepare(from, channels);
+    sum_columns<Op, T>(as_columns(sizes), Region{row, rows, from * inner, 0, columns}, numbers, read, lanes[0],
+                       lanes[1]);
+    for (int64_t i = 0; i < channels; ++i) {
+      first[from - begin + i] = fold_columns(lanes[0] + i * inner, inner);
+      second[from - begin + i] = fold_columns(lanes[1] + i * inner, inner);
+    }
+  }
+}
+
+}  // namespace detail
+
 // Both sums of chunk `chunk` for channels [begin, end). `parameters`, `first` and `second` start at channel `begin` and
 // are padded to whole lanes. read(tile, next, tiles) fills in where the inputs of a tile are; `next` comes after it.
+// With read.columns the tiles are those of as_columns(sizes), and read.prepare(channel, count) comes before their
+// tiles.
 template <class Op, class T, class Read>
 inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, int64_t begin, int64_t end, const double* parameters,
                       Read&& read, double* first, double* second) {
   const ChannelChunks chunks(sizes);
   const int64_t row = chunk / chunks.pieces * chunks.rows;
   const int64_t rows = sizes.outer - row < chunks.rows ? sizes.outer - row : chunks.rows;
-  Tile<T> tiles[Op::kInputs];
-  if (sizes.adjacent()) {
-    for (int64_t i = 0; i < round_up(end - begin, kLanes); ++i) first[i] = second[i] = 0;
-    for_each_tile(sizes, Region{row, rows, begin, 0, end - begin}, false, [&](const Region& tile, const Region& next) {
-      read(tile, next, tiles);
-      const int64_t at = tile.channel - begin;
-      detail::add_across<Op, T>(first + at, second + at, tiles, tile.rows, tile.columns, parameters + at);
-    });
-    return;
-  }
+  if (sizes.adjacent())
+    return detail::sum_columns<Op, T>(sizes, Region{row, rows, begin, 0, end - begin}, parameters, read, first, second);
+  if (read.columns) return detail::sum_as_columns<Op, T>(sizes, row, rows, begin, end, parameters, read, first, second);
   const int64_t column = chunk % chunks.pieces * chunks.per_piece;
   const int64_t columns = sizes.inner - column < chunks.per_piece ? sizes.inner - column : chunks.per_piece;
+  Tile<T> tiles[Op::kInputs];
   for (int64_t channel = begin; channel < end; ++channel) {
     alignas(64) double parameter[kLanes], lanes[2][kLanes] = {};
     for (double& lane : parameter) lane = parameters[channel - begin];
-    for_each_tile(sizes, Region{row, rows, channel, column, columns}, false,
+    for_each_tile(sizes, Region{row, rows, channel, column, columns}, kColumnsOfSum, false,
                   [&](const Region& tile, const Region& next) {
                     read(tile, next, tiles);
                     detail::add_along<Op, T>(lanes[0], lanes[1], tiles, tile.rows, tile.columns, parameter);

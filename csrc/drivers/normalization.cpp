@@ -63,8 +63,9 @@ struct NormalizeTable {
     gain_low[channel] = n.gain_low;
     shift[channel] = n.shift;
   }
-  NormalizeTable from(int64_t channel) const {
-    return {center + channel, gain + channel, gain_low + channel, shift + channel};
+  template <class F>
+  NormalizeTable each(F f) const {
+    return {f(center), f(gain), f(gain_low), f(shift)};
   }
 };
 
@@ -81,8 +82,9 @@ struct GradientTable {
     offset[channel] = gradient.offset;
     slope[channel] = gradient.slope;
   }
-  GradientTable from(int64_t channel) const {
-    return {center + channel, gain + channel, offset + channel, slope + channel};
+  template <class F>
+  GradientTable each(F f) const {
+    return {f(center), f(gain), f(offset), f(slope)};
   }
 };
 
@@ -116,7 +118,10 @@ template <class T>
 struct PassesTable {
   T *bound, *sign;
   Passes<T> operator()(int64_t channel) const { return {bound[channel], sign[channel]}; }
-  PassesTable from(int64_t channel) const { return {bound + channel, sign + channel}; }
+  template <class F>
+  PassesTable each(F f) const {
+    return {f(bound), f(sign)};
+  }
 };
 
 // g = dout act'(z)
@@ -152,6 +157,29 @@ struct MaskedGradientTable {
   Gradients gradients;
   auto operator()(int64_t channel) const {
     return MaskedGradient<activation, decltype(gradients(0)), T>{masked(channel), gradients(channel)};
+  }
+};
+
+// A table from some place on.
+template <class Table>
+Table from(const Table& table, int64_t place) {
+  return table.each([place](auto* row) { return row + place; });
+}
+
+// Room for tables that are spread over columns.
+template <class T>
+struct Columns {
+  static constexpr int64_t kStride = cpu::kBlockChannels + kLanes;
+  alignas(64) T rows[6][kStride];
+  int used = 0;
+
+  template <class Table>
+  Table spread(const Table& table, int64_t channel, int64_t count, int64_t times) {
+    return table.each([&](const T* row) {
+      T* const to = rows[used++];
+      cpu::spread(row + channel, count, times, to);
+      return to;
+    });
   }
 };
 
@@ -210,10 +238,30 @@ struct Pass {
     at[0] = s.mean;
     at[sizes.channels] = s.mean_low;
     at[2 * sizes.channels] = s.inv_std;
-    set_numbers(channel, s);
   }
-  void set_numbers(int64_t channel, const ChannelStatistics& s) const {
-    table.set(channel, Normalize<T>::from(s, gamma[channel], beta[channel]));
+  // Of the forward step, from the statistics.
+  void set_numbers(int64_t begin, int64_t end) const {
+#pragma GCC ivdep
+    for (int64_t channel = begin; channel < end; ++channel)
+      table.set(channel, Normalize<T>::from(statistics(channel), gamma[channel], beta[channel]));
+  }
+  // Short rows are seen as columns, where there are rows enough to share the spread numbers. (The bits of a mask begin
+  // anew with every channel.)
+  bool as_columns(const Box& box) const {
+    return cpu::short_rows(sizes) && !call.mask && (box.last_row - box.first_row) * kLanes >= sizes.inner;
+  }
+  // f(view, part, locally) for the parts of a box: `view` is how the tensor is seen, `part` is in the view's channels,
+  // and locally(table) has the numbers from the part's first channel on.
+  template <class F>
+  void for_each_part(const Box& box, F&& f) const {
+    if (!as_columns(box)) return f(sizes, box, [&](const auto& numbers) { return from(numbers, box.first_channel); });
+    const int64_t inner = sizes.inner, most = cpu::kBlockChannels / inner;
+    for (int64_t channel = box.first_channel; channel < box.last_channel; channel += most) {
+      const int64_t count = box.last_channel - channel < most ? box.last_channel - channel : most;
+      Columns<T> room;
+      f(cpu::as_columns(sizes), Box{box.first_row, box.last_row, channel * inner, (channel + count) * inner, 0, 1},
+        [&](const auto& numbers) { return room.spread(numbers, channel, count, inner); });
+    }
   }
   uint8_t* mask_row(const Region& tile, int64_t row) const {
     const int64_t index = tile.row + row;
@@ -227,15 +275,18 @@ struct Pass {
 template <class S>
 struct DeviationReader {
   using T = Compute<S>;
+  const bool columns;
+  const ChannelSizes view;
   const S* x;
-  ChannelSizes sizes;
   TileBuffer<S> buffer;
 
-  DeviationReader(const S* from, const ChannelSizes& s) : x(from), sizes(s) {}
+  DeviationReader(const ChannelSizes& sizes, const S* from_x)
+      : columns(cpu::columns_are_lanes(sizes)), view(columns ? cpu::as_columns(sizes) : sizes), x(from_x) {}
 
+  void prepare(int64_t /*channel*/, int64_t /*count*/) {}
   void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[1]) {
-    cpu::prefetch_tile(x, sizes, next);
-    tiles[0] = cpu::load_tile<T>(x, sizes, tile, buffer.data);
+    cpu::prefetch_tile(x, view, next);
+    tiles[0] = cpu::load_tile<T>(x, view, tile, buffer.data);
   }
 };
 
@@ -244,13 +295,14 @@ struct Forward : Pass<S> {
   using typename Pass<S>::T;
   using Pass<S>::sizes;
   using Pass<S>::table;
+  using Pass<S>::set_numbers;
   const BatchNormForward& forward;
 
   explicit Forward(const BatchNormForward& c) : Pass<S>(c), forward(c) {}
 
   const S* x() const { return forward.x.template as<const S>(); }
   double first_element(int64_t channel) const { return static_cast<double>(to_float(x()[channel * sizes.inner])); }
-  DeviationReader<S> reader() const { return {x(), sizes}; }
+  DeviationReader<S> reader() const { return {sizes, x()}; }
 
   // Loops without branches, so that divisions and square roots run several at a time.
   void finish(int64_t begin, int64_t end, const double* first_elements, const double* sum,
@@ -270,8 +322,7 @@ struct Forward : Pass<S> {
     for (int64_t i = 0; i < end - begin; ++i) bad |= nonfinite(means[i]) | nonfinite(variances[i]);
     for (int64_t channel = begin; bad && channel < end; ++channel)
       if (!is_finite(this->batch_mean[channel]) || !is_finite(this->batch_variance[channel])) finish_again(channel);
-#pragma GCC ivdep
-    for (int64_t channel = begin; channel < end; ++channel) this->set_numbers(channel, this->statistics(channel));
+    set_numbers(begin, end);
   }
 
   // A channel whose sums are not finite: in float64 they may only have overflowed.
@@ -304,26 +355,28 @@ struct Forward : Pass<S> {
   template <Activation activation>
   void map_as(const Box& box, bool backwards) const {
     const S* residual = forward.residual ? forward.residual.template as<const S>() : nullptr;
-    const bool adjacent = sizes.adjacent();
     TileBuffer<S> x_buffer, residual_buffer;
-    cpu::for_each_channel_tile(sizes, box, backwards, [&](const Region& tile, const Region& next) {
-      cpu::prefetch_tile(x(), sizes, next);
-      if (residual) cpu::prefetch_tile(residual, sizes, next);
-      const Tile<T> in = cpu::load_tile<T>(x(), sizes, tile, x_buffer.data);
-      Tile<T> added{};
-      if (residual) added = cpu::load_tile<T>(residual, sizes, tile, residual_buffer.data);
-      const ActivatedTable<activation, T> numbers{table.from(tile.channel), this->slope};
-      cpu::store_tile<T>(forward.out.template as<S>(), sizes, tile, [&](T* to, int64_t stride) {
-        if (!residual) return cpu::map_tile(adjacent, tile, to, stride, numbers, in);
-        if (!forward.mask) return cpu::map_tile(adjacent, tile, to, stride, numbers, in, added);
-        const ActivatedTable<Activation::none, T> linear{numbers.table, this->slope};
-        cpu::map_tile(adjacent, tile, to, stride, linear, in, added);
-        const T slope = this->slope;
-        for (int64_t row = 0; row < tile.rows; ++row, to += stride) {
-          cpu::pack_positive(this->mask_row(tile, row), to, tile.columns);
+    this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
+      const NormalizeTable<T> local = locally(table);
+      cpu::for_each_channel_tile(view, part, backwards, [&](const Region& tile, const Region& next) {
+        cpu::prefetch_tile(x(), view, next);
+        if (residual) cpu::prefetch_tile(residual, view, next);
+        const Tile<T> in = cpu::load_tile<T>(x(), view, tile, x_buffer.data);
+        Tile<T> added{};
+        if (residual) added = cpu::load_tile<T>(residual, view, tile, residual_buffer.data);
+        const ActivatedTable<activation, T> numbers{from(local, tile.channel - part.first_channel), this->slope};
+        cpu::store_tile<T>(forward.out.template as<S>(), view, tile, [&](T* to, int64_t stride) {
+          if (!residual) return cpu::map_tile(view.adjacent(), tile, to, stride, numbers, in);
+          if (!forward.mask) return cpu::map_tile(view.adjacent(), tile, to, stride, numbers, in, added);
+          const ActivatedTable<Activation::none, T> linear{numbers.table, this->slope};
+          cpu::map_tile(view.adjacent(), tile, to, stride, linear, in, added);
+          const T slope = this->slope;
+          for (int64_t row = 0; row < tile.rows; ++row, to += stride) {
+            cpu::pack_positive(this->mask_row(tile, row), to, tile.columns);
 #pragma GCC ivdep
-          for (int64_t i = 0; i < tile.columns; ++i) to[i] = activate<activation>(to[i], slope);
-        }
+            for (int64_t i = 0; i < tile.columns; ++i) to[i] = activate<activation>(to[i], slope);
+          }
+        });
       });
     });
   }
@@ -332,14 +385,20 @@ struct Forward : Pass<S> {
   int64_t use_running_statistics() const {
     read_vector(forward.running_mean, 0, this->batch_mean, sizes.channels);
     read_vector(forward.running_var, 1, this->batch_variance, sizes.channels);
-    int64_t bad = -1;
-    for (int64_t channel = sizes.channels - 1; channel >= 0; --channel) {
-      const double mean = this->batch_mean[channel], variance = this->batch_variance[channel];
-      const double inv_std = inverse_deviation(variance, forward.eps);
-      if (!is_finite(mean) || !is_finite(variance) || !is_finite(inv_std)) bad = channel;
-      this->set_statistics(channel, {mean, 0, inv_std});
+    const double *means = this->batch_mean, *variances = this->batch_variance, eps = forward.eps;
+    double *kept = forward.statistics, *kept_low = kept + sizes.channels, *inv_std = kept_low + sizes.channels;
+    uint64_t bad = 0;
+#pragma GCC ivdep
+    for (int64_t i = 0; i < sizes.channels; ++i) {
+      kept[i] = means[i];
+      kept_low[i] = 0;
+      inv_std[i] = inverse_deviation(variances[i], eps);
+      bad |= nonfinite(means[i]) | nonfinite(variances[i]) | nonfinite(inv_std[i]);
     }
-    return bad;
+    set_numbers(0, sizes.channels);
+    for (int64_t i = 0; bad && i < sizes.channels; ++i)
+      if (!is_finite(means[i]) || !is_finite(variances[i]) || !is_finite(inv_std[i])) return i;
+    return -1;
   }
 
   int64_t first_nonfinite() const {
@@ -395,35 +454,50 @@ template <class S>
 struct GradientReader {
   using T = Compute<S>;
   const Pass<S>& pass;
+  const bool columns;
+  const ChannelSizes view;
   const S* x;
   const S* dout;
+  PassesTable<T> passes;  // from the view's channel `first` on
+  int64_t first = 0;
+  Columns<T> room;
   TileBuffer<S> x_buffer, dout_buffer;
   alignas(64) T g_buffer[cpu::kTileElements];
 
-  explicit GradientReader(const Pass<S>& p, const S* from_x, const S* from_dout)
-      : pass(p), x(from_x), dout(from_dout) {}
+  GradientReader(const Pass<S>& p, bool as_columns, const S* from_x, const S* from_dout)
+      : pass(p),
+        columns(as_columns),
+        view(as_columns ? cpu::as_columns(p.sizes) : p.sizes),
+        x(from_x),
+        dout(from_dout),
+        passes(p.passes) {}
 
-  void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[2]) {
-    cpu::prefetch_tile(dout, pass.sizes, next);
-    cpu::prefetch_tile(x, pass.sizes, next);
-    tiles[0] = cpu::load_tile<T>(dout, pass.sizes, tile, dout_buffer.data);
-    tiles[1] = cpu::load_tile<T>(x, pass.sizes, tile, x_buffer.data);
+  void prepare(int64_t channel, int64_t count) {
     if (pass.call.activation == Activation::none) return;
-    with_activation(pass.call.activation,
-                    [&](auto activation) { through_activation<activation()>(tile, next, tiles); });
+    room.used = 0;
+    passes = room.spread(pass.passes, channel, count, pass.sizes.inner);
+    first = channel * pass.sizes.inner;
+  }
+  void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[2]) {
+    cpu::prefetch_tile(dout, view, next);
+    cpu::prefetch_tile(x, view, next);
+    tiles[0] = cpu::load_tile<T>(dout, view, tile, dout_buffer.data);
+    tiles[1] = cpu::load_tile<T>(x, view, tile, x_buffer.data);
+    if (pass.call.activation == Activation::none) return;
+    with_activation(pass.call.activation, [&](auto activation) { through_activation<activation()>(tile, tiles); });
   }
 
  private:
   template <Activation activation>
-  void through_activation(const Region& tile, const Region& next, Tile<T> (&tiles)[2]) {
+  void through_activation(const Region& tile, Tile<T> (&tiles)[2]) {
     const int64_t stride = cpu::buffer_stride(tile);
     if (pass.call.mask) {
       for (int64_t row = 0; row < tile.rows; ++row)
         cpu::select_by_bits<activation>(g_buffer + row * stride, tiles[0].row(row), pass.mask_row(tile, row),
                                         pass.slope, tile.columns);
     } else {
-      const MaskedTable<activation, T> numbers{pass.passes.from(tile.channel), pass.slope};
-      cpu::map_tile(pass.sizes.adjacent(), tile, g_buffer, stride, numbers, tiles[0], tiles[1]);
+      const MaskedTable<activation, T> numbers{from(passes, tile.channel - first), pass.slope};
+      cpu::map_tile(view.adjacent(), tile, g_buffer, stride, numbers, tiles[0], tiles[1]);
     }
     tiles[0] = {g_buffer, stride, g_buffer + cpu::kTileElements};
   }
@@ -437,14 +511,14 @@ struct Backward : Pass<S> {
   const BatchNormBackward& backward;
 
   explicit Backward(const BatchNormBackward& c) : Pass<S>(c), backward(c) {
-    for (int64_t channel = 0; channel < sizes.channels; ++channel)
-      this->set_numbers(channel, this->statistics(channel));
-    if (backward.activation != Activation::none && !backward.mask)
-      cpu::find_bounds(table, sizes.channels, this->passes.bound, this->passes.sign);
+    if (backward.activation == Activation::none || backward.mask) return;
+    this->set_numbers(0, sizes.channels);
+    cpu::find_bounds(table, sizes.channels, this->passes.bound, this->passes.sign);
   }
 
-  GradientReader<S> reader() const {
-    return GradientReader<S>(*this, backward.x.template as<const S>(), backward.dout.template as<const S>());
+  GradientReader<S> reader(bool as_columns) const {
+    return GradientReader<S>(*this, as_columns, backward.x.template as<const S>(),
+                             backward.dout.template as<const S>());
   }
 
   // The room of the batch's mean and variance.
@@ -468,21 +542,23 @@ struct Backward : Pass<S> {
   void map(const Box& box, bool backwards) const {
     if (backward.activation != Activation::none && !backward.mask)
       return with_activation(backward.activation, [&](auto activation) { map_masked<activation()>(box, backwards); });
-    GradientReader<S> read = reader();
+    GradientReader<S> read = reader(this->as_columns(box));
     Tile<T> tiles[2];
-    const bool adjacent = sizes.adjacent();
-    cpu::for_each_channel_tile(sizes, box, backwards, [&](const Region& tile, const Region& next) {
-      read(tile, next, tiles);
-      if (backward.dresidual)
-        cpu::store_tile<T>(backward.dresidual.template as<S>(), sizes, tile, [&](T* to, int64_t stride) {
-          for (int64_t row = 0; row < tile.rows; ++row)
-            std::memcpy(to + row * stride, tiles[0].row(row), static_cast<size_t>(tile.columns) * sizeof(T));
+    this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
+      const GradientTable<T> local = locally(this->gradient_table);
+      cpu::for_each_channel_tile(view, part, backwards, [&](const Region& tile, const Region& next) {
+        read(tile, next, tiles);
+        if (backward.dresidual)
+          cpu::store_tile<T>(backward.dresidual.template as<S>(), view, tile, [&](T* to, int64_t stride) {
+            for (int64_t row = 0; row < tile.rows; ++row)
+              std::memcpy(to + row * stride, tiles[0].row(row), static_cast<size_t>(tile.columns) * sizeof(T));
+          });
+        const GradientTable<T> numbers = from(local, tile.channel - part.first_channel);
+        const GainTable<T> constant{numbers.gain};
+        cpu::store_tile<T>(backward.dx.template as<S>(), view, tile, [&](T* to, int64_t stride) {
+          if (backward.training) return cpu::map_tile(view.adjacent(), tile, to, stride, numbers, tiles[0], tiles[1]);
+          cpu::map_tile(view.adjacent(), tile, to, stride, constant, tiles[0]);
         });
-      const GradientTable<T> numbers = this->gradient_table.from(tile.channel);
-      const GainTable<T> constant{numbers.gain};
-      cpu::store_tile<T>(backward.dx.template as<S>(), sizes, tile, [&](T* to, int64_t stride) {
-        if (backward.training) return cpu::map_tile(adjacent, tile, to, stride, numbers, tiles[0], tiles[1]);
-        cpu::map_tile(adjacent, tile, to, stride, constant, tiles[0]);
       });
     });
   }
@@ -490,23 +566,27 @@ struct Backward : Pass<S> {
   template <Activation activation>
   void map_masked(const Box& box, bool backwards) const {
     const S *x = backward.x.template as<const S>(), *dout = backward.dout.template as<const S>();
-    const bool adjacent = sizes.adjacent();
     TileBuffer<S> x_buffer, dout_buffer;
-    cpu::for_each_channel_tile(sizes, box, backwards, [&](const Region& tile, const Region& next) {
-      cpu::prefetch_tile(dout, sizes, next);
-      cpu::prefetch_tile(x, sizes, next);
-      const Tile<T> douts = cpu::load_tile<T>(dout, sizes, tile, dout_buffer.data);
-      const Tile<T> xs = cpu::load_tile<T>(x, sizes, tile, x_buffer.data);
-      const MaskedTable<activation, T> masked{this->passes.from(tile.channel), this->slope};
-      const GradientTable<T> numbers = this->gradient_table.from(tile.channel);
-      const GainTable<T> constant{numbers.gain};
-      cpu::store_tile<T>(backward.dx.template as<S>(), sizes, tile, [&](T* to, int64_t stride) {
-        const auto map = [&](const auto& gradients) {
-          using Gradients = std::decay_t<decltype(gradients)>;
-          const MaskedGradientTable<activation, Gradients, T> all{masked, gradients};
-          cpu::map_tile(adjacent, tile, to, stride, all, douts, xs);
-        };
-        backward.training ? map(numbers) : map(constant);
+    this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
+      const PassesTable<T> passes = locally(this->passes);
+      const GradientTable<T> local = locally(this->gradient_table);
+      cpu::for_each_channel_tile(view, part, backwards, [&](const Region& tile, const Region& next) {
+        cpu::prefetch_tile(dout, view, next);
+        cpu::prefetch_tile(x, view, next);
+        const Tile<T> douts = cpu::load_tile<T>(dout, view, tile, dout_buffer.data);
+        const Tile<T> xs = cpu::load_tile<T>(x, view, tile, x_buffer.data);
+        const int64_t place = tile.channel - part.first_channel;
+        const MaskedTable<activation, T> masked{from(passes, place), this->slope};
+        const GradientTable<T> numbers = from(local, place);
+        const GainTable<T> constant{numbers.gain};
+        cpu::store_tile<T>(backward.dx.template as<S>(), view, tile, [&](T* to, int64_t stride) {
+          const auto map = [&](const auto& gradients) {
+            using Gradients = std::decay_t<decltype(gradients)>;
+            const MaskedGradientTable<activation, Gradients, T> all{masked, gradients};
+            cpu::map_tile(view.adjacent(), tile, to, stride, all, douts, xs);
+          };
+          backward.training ? map(numbers) : map(constant);
+        });
       });
     });
   }
@@ -519,7 +599,7 @@ struct Backward : Pass<S> {
             for (int64_t channel = begin; channel < end; ++channel)
               numbers[channel - begin] = this->statistics(channel).mean;
           },
-          [&] { return reader(); },
+          [&] { return reader(cpu::columns_are_lanes(sizes) && !backward.mask); },
           [&](int64_t begin, int64_t end, const double*, const double* first, const double* second) {
             finish(begin, end, first, second);
           },

@@ -200,11 +200,10 @@ def _backward(op: str, dout: NDArray[Any], mask: Mask, out: NDArray[Any] | None)
     if dout.shape != mask.shape:
         raise _checks.explain(op, _checks.Rejected("dout", "shape"), {"dout": dout}, {"dout": mask.shape})
     dx = _dispatch.empty_like(dout) if out is None else out
-    drop = mask.drop
+    drop, bits = mask.drop, mask.bits
+    threshold = _threshold(drop) if bits is None else 0  # bits that are there need none
     try:
-        backend.dropout_backward(
-            dout, dx, mask.bits, _threshold(drop), _keep_scale(drop, mask.scale), mask.seed, mask.offset
-        )
+        backend.dropout_backward(dout, dx, bits, threshold, _keep_scale(drop, mask.scale), mask.seed, mask.offset)
     except _checks.Rejected as rejected:
         raise _explain(op, rejected, dout, "dout", dx, mask.bits) from None
     return dx

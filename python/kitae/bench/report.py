@@ -152,12 +152,11 @@ def progress_text(row: Row) -> str:
     candidates = row_lines(row)
     best = min(candidates, key=lambda line: (-line.threads, line.seconds))
     against = ", ".join(f"{ratio_text(ratio)} {peer}" for peer, ratio in best.speedups.items())
-    return (
-        f"{best.label}: {seconds_text(best.seconds)}, {against}, {best.share:.0%} of a copy ({_threads(best.threads)})"
-    )
+    rate = f"{against}, {best.share:.0%} of a copy"
+    return f"{best.label}: {seconds_text(best.seconds)}, {rate} ({in_threads(best.threads)})"
 
 
-def _threads(count: int) -> str:
+def in_threads(count: int) -> str:
     return "1 thread" if count == 1 else f"{count} threads"
 
 
@@ -204,12 +203,12 @@ def text(results: dict[str, Any]) -> str:
         if slowest:
             parts.append(f"Worst rows against {peer}:")
             parts += [
-                f"  {ratio_text(line.speedups[peer]):>6}  {line.label} ({_threads(line.threads)})" for line in slowest
+                f"  {ratio_text(line.speedups[peer]):>6}  {line.label} ({in_threads(line.threads)})" for line in slowest
             ]
     lost = losing(measured)
     parts += ["", f"Losing rows: {len(lost)} of {sum(len(line.speedups) for line in measured)} comparisons"]
     parts += [
-        f"  {ratio_text(line.speedups[peer]):>6}  {line.label} ({_threads(line.threads)}) "
+        f"  {ratio_text(line.speedups[peer]):>6}  {line.label} ({in_threads(line.threads)}) "
         f"against {peer} {line.best_variants[peer]}".rstrip()
         for line, peer in lost
     ]
@@ -274,7 +273,7 @@ def markdown(results: dict[str, Any]) -> str:
     out += [
         "",
         f"Speed-ups as geometric means over the op's rows (shapes, layouts, with `out=` and without), the worst row in "
-        f"parentheses; float32, {_threads(most)}; textbook and NumPy use one. Rows where kitae is slower: {losses}.",
+        f"parentheses; float32, {in_threads(most)}; textbook and NumPy use one. Rows where kitae is slower: {losses}.",
         "",
         f"Measured {results['date']} on {machine_text(results)}.",
         *busy_text(results),

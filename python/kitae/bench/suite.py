@@ -13,7 +13,7 @@ from kitae import _dispatch, _threads
 
 from . import machine
 from .cases import CASES, Case, Size
-from .contenders import contenders, set_threads
+from .contenders import System, contenders, set_threads
 from .timing import Runner, Settings, Timing, race
 
 #: A copy this long is far beyond the caches, where longer ones are no faster.
@@ -29,6 +29,8 @@ class Plan:
     filter: str = ""
     threads: tuple[int, ...] = (1, 2)
     settings: Settings = field(default_factory=Settings)
+    #: Who takes part; nobody named: all.
+    systems: tuple[System, ...] = ()
 
 
 QUICK_SETTINGS = Settings(blocks=3, fewest_blocks=3)
@@ -56,9 +58,12 @@ def row_name(case: Case, size: Size) -> str:
     return f"{case.family} {case.name} {size.label}"
 
 
-def run(plan: Plan, progress: Callable[[int, int, dict[str, Any]], None]) -> dict[str, Any]:
-    """Measure every row of the plan; ``progress(done, planned, row)`` is told of each."""
-    chosen = rows(plan)
+def run(
+    plan: Plan, progress: Callable[[int, int, dict[str, Any]], None], chosen: Sequence[Row] | None = None
+) -> dict[str, Any]:
+    """Measure the chosen rows, or every row of the plan; ``progress(done, planned, row)`` is told of each."""
+    if chosen is None:
+        chosen = rows(plan)
     described = machine.description()  # first, because it says how busy the machine is without us
     threads = _threads.get_num_threads()
     begin = time.monotonic()
@@ -92,6 +97,8 @@ def measure(case: Case, size: Size, plan: Plan) -> dict[str, Any]:
         runners.append(replace(runner, name=str(len(runners))))
 
     for contender in contenders(case, inputs):
+        if plan.systems and contender.system not in plan.systems:
+            continue
         for count in plan.threads if contender.threaded else (1,):
             enter_race(
                 {

@@ -6,7 +6,7 @@ faster by a change that its users can make is a defect of this folder.
 
 from ..cases import Case, Inputs
 from . import dropout, gradients, normalization, optimizers
-from .contender import Contender, Contenders, Maker, set_threads, torch_if_installed
+from .contender import Contender, Contenders, Maker, System, set_threads, torch_if_installed
 
 
 def contenders(case: Case, inputs: Inputs) -> Contenders:
@@ -22,4 +22,4 @@ def contenders(case: Case, inputs: Inputs) -> Contenders:
     return maker(case.name, inputs)
 
 
-__all__ = ["Contender", "Contenders", "contenders", "set_threads", "torch_if_installed"]
+__all__ = ["Contender", "Contenders", "System", "contenders", "set_threads", "torch_if_installed"]
