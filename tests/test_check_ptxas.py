@@ -36,6 +36,12 @@ def test_a_spill_is_found(check, tmp_path, capsys):
     assert "for sm_90 spills 4 bytes" in capsys.readouterr().out
 
 
+def test_a_missing_architecture_is_found(check, tmp_path, capsys):
+    (tmp_path / "op.cu.o.txt").write_text(REPORT.format(stack=0, stores=0))
+    assert check.main(tmp_path, ["90", "120"]) == 1
+    assert "WRONG: op.cu: not compiled for sm_120" in capsys.readouterr().out
+
+
 def test_a_missing_report_is_found(check, tmp_path, capsys):
     assert check.main(tmp_path) == 1
     assert "op.cu: no report" in capsys.readouterr().out

@@ -57,9 +57,10 @@ class H200:
     [
         ("batch_norm", (256, 64, 56, 56), "NCHW", "float32", 8),  # a cluster holds a channel
         ("batch_norm", (256, 64, 112, 112), "NCHW", "float32", 12),
-        ("batch_norm", (256, 512, 28, 28), "NHWC", "float16", 6),
-        ("batch_norm", (256, 2048, 7, 7), "NHWC", "float16", 6),
-        ("batch_norm", (256, 512, 7, 7), "NHWC", "float16", 4),  # the whole GPU holds everything
+        ("batch_norm", (256, 256, 56, 56), "NHWC", "float16", 6),
+        ("batch_norm", (256, 512, 28, 28), "NHWC", "float16", 4),  # half of the GPU holds 64 bytes of channels
+        ("batch_norm", (256, 2048, 7, 7), "NHWC", "float16", 4),  # a cluster holds them
+        ("batch_norm_backward", (256, 512, 28, 28), "NHWC", "float16", 10),
         ("batch_norm_backward", (256, 512, 28, 28), "NCHW", "float32", 12),
         ("batch_norm_backward", (256, 64, 112, 112), "NCHW", "float32", 20),
         ("batch_norm_residual_relu", (256, 512, 28, 28), "NCHW", "float32", 12.125),

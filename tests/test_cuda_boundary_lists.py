@@ -62,6 +62,22 @@ def test_steps(cuda: ModuleType, rng: np.random.Generator, dtype: str, options: 
     _assert_same(own, params)
 
 
+@pytest.mark.parametrize("offset", range(5))
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+def test_state_begins_where_its_parameter_does(cuda: ModuleType, dtype: str, offset: int) -> None:
+    """As many elements before a vector of four: parameter, gradient and state then move in vectors together."""
+    room = np.ones(140, dtype)
+    start = -room.ctypes.data % 64 // room.itemsize + offset
+    parameter = ndarray(room[start : start + 33].reshape(3, 11))
+    opt = kitae.Adam([parameter])
+    opt.step([on_device(parameter.get())])
+    arrays = [*opt._inputs["slots"][0], *(m for m in opt._inputs["masters"] if m is not None)]
+    assert len(arrays) == (3 if dtype == "float16" else 2)
+    assert {array.shape for array in arrays} == {(3, 11)}
+    vector = min(4, 16 // room.itemsize)
+    assert {array.data.ptr // array.itemsize % vector for array in arrays} == {offset % vector}
+
+
 def test_a_changed_learning_rate_reaches_a_captured_step(cuda: ModuleType, rng: np.random.Generator) -> None:
     """A replay launches without the host: what it reads must be there before."""
     opt = kitae.Adam(_on_device(_made(rng)), 0.01)

@@ -1,5 +1,6 @@
 """The CUDA kernels, run on the host with blocks, warps and lanes in shuffled order: the reference's bits."""
 
+import math
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -25,12 +26,19 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+def large(size: Size) -> bool:
+    """Large tensors take their time: one order of the blocks, and bfloat16 goes float16's ways."""
+    return sum(map(math.prod, size.shapes)) > 100_000
+
+
 def _rows() -> Iterator[object]:
     for case in CASES if simulated.MODULE is not None else CASES[:1]:  # one skip says it, two thousand are no better
         if simulated.MODULE is not None and not simulated.has(case.family):
             continue
         for size in case.test_sizes:
             for dtype in case.dtypes:
+                if large(size) and dtype == "bfloat16":
+                    continue
                 yield pytest.param(case, size, dtype, id=f"{case.name}-{size.label}-{dtype}")
 
 
@@ -39,7 +47,8 @@ def test_rows(case: Case, size: Size, dtype: str, cuda: ModuleType) -> None:
     original = case.inputs(size, dtype)
     reference = run(case, original, "reference", give_out=False)
     # Every order for float32; the other types take the same paths between blocks, so one of the orders in turn.
-    seeds = SEEDS if dtype == "float32" else SEEDS[len(size.label + dtype) % len(SEEDS) :][:1]
+    every = dtype == "float32" and not large(size)
+    seeds = SEEDS if every else SEEDS[len(case.name + size.label + dtype) % len(SEEDS) :][:1]
     runs = []
     for number, seed in enumerate(seeds):
         cuda.set_seed(seed)

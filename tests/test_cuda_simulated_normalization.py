@@ -16,12 +16,14 @@ from kitae.bench.cases.row import dtype_named
 from test_backends_agree import assert_same_bits, run
 from test_cuda_boundary import cuda as cupy_module
 from test_cuda_boundary import on_device
-from test_cuda_simulated import cuda
+from test_cuda_simulated import cuda, large
 
 __all__ = ["cuda", "cupy_module"]  # fixtures
 
 #: The driver's own choice, then each forced: csrc/drivers/normalization.cu.
 PATHS = ("", "streaming", "resident", "resident2", "resident4")
+#: Where channels lie side by side.
+GRID_PATHS = ("grid", "grid3")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 NONFINITE_CHANNEL, NONFINITE_RUNNING = 1, 2  # csrc/cuda/findings.h
 
@@ -39,9 +41,14 @@ def _rows() -> Iterator[object]:
 def test_rows(case: Case, size: Size, dtype: str, cuda: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     original = case.inputs(size, dtype)
     reference = run(case, original, "reference", give_out=False)
-    # The driver's choice is test_cuda_simulated.py's; clusters of large tensors take their time.
-    forced = PATHS[1:] if dtype == "float32" else PATHS[1:2]
-    for seed, path in enumerate(forced[:2] if original["x"].size > 100_000 else forced):
+    # The driver's choice is test_cuda_simulated.py's; streaming and two others in turn, of large tensors one.
+    adjacent = original["x"].ndim == 2 and original["x"].flags.c_contiguous
+    others = PATHS[2:] + GRID_PATHS if adjacent else PATHS[2:]
+    turn = len(case.name + size.label + dtype)
+    forced = ["streaming", others[turn % len(others)], others[(turn + 1) % len(others)]]
+    if dtype != "float32" or large(size):
+        forced = [forced[turn % 2]]
+    for seed, path in enumerate(forced):
         monkeypatch.setenv("KITAE_CUDA_BATCH_NORM", path)
         cuda.set_seed(seed)
         results = run(case, original, "cpu", give_out=seed % 2 == 1)
@@ -70,9 +77,14 @@ def _both(call: Callable[[], Any], module: ModuleType, monkeypatch: pytest.Monke
 SHAPES = ((3, 5, 8, 8), (2, 20, 64), (300, 64), (513, 40), (37, 3), (2, 3, 4096), (2, 2, 8200), (5, 9, 7, 7))
 
 
-@pytest.mark.parametrize("path", PATHS)
+def _shapes_and_paths() -> Iterator[object]:
+    for shape in SHAPES:
+        for path in PATHS + (GRID_PATHS if len(shape) == 2 else ()):
+            yield pytest.param(shape, path, id=f"{'x'.join(map(str, shape))}-{path}")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "path"), list(_shapes_and_paths()))
 def test_at_any_alignment(
     shape: tuple[int, ...],
     dtype: str,
@@ -84,17 +96,20 @@ def test_at_any_alignment(
     monkeypatch.setenv("KITAE_CUDA_BATCH_NORM", path)
     values, added, gradient = (rng.standard_normal(shape).astype(dtype_named(dtype)) for _ in range(3))
     gamma, beta = rng.standard_normal((2, shape[1])).astype(np.float32)
-    for offsets in ((0, 0, 0, 0), (1, 1, 1, 1), (3, 1, 0, 2)):
+    # Each alignment with one way through the activation; over dtypes and paths every pair has its turn.
+    ways = ((None, False), ("relu", False), ("leaky_relu", True))
+    turn = DTYPES.index(dtype) + (PATHS + GRID_PATHS).index(path)
+    for i, offsets in enumerate(((0, 0, 0, 0), (1, 1, 1, 1), (3, 1, 0, 2))):
         arrays = [_at(a, offset) for a, offset in zip((values, added, gradient, values), offsets, strict=True)]
-        for activation, with_residual in ((None, False), ("relu", False), ("leaky_relu", True)):
-            call = partial(_there_and_back, *arrays, gamma, beta, activation, with_residual)
-            (expected, mask), (got, simulated_mask) = _both(call, cuda, monkeypatch)
-            for i, (value, reference) in enumerate(zip(got, expected, strict=True)):
-                assert_same_bits(value, reference, f"result {i}, offsets {offsets}, {activation}")
-            if with_residual:
-                assert_same_bits(simulated_mask, mask, "mask")
-            else:
-                assert simulated_mask is None
+        activation, with_residual = ways[(i + turn) % len(ways)]
+        call = partial(_there_and_back, *arrays, gamma, beta, activation, with_residual)
+        (expected, mask), (got, simulated_mask) = _both(call, cuda, monkeypatch)
+        for number, (value, reference) in enumerate(zip(got, expected, strict=True)):
+            assert_same_bits(value, reference, f"result {number}, offsets {offsets}, {activation}")
+        if with_residual:
+            assert_same_bits(simulated_mask, mask, "mask")
+        else:
+            assert simulated_mask is None
 
 
 def _there_and_back(
@@ -176,7 +191,7 @@ def test_more_chunks_than_are_added_one_by_one(cuda: ModuleType, rng: np.random.
     np.testing.assert_allclose(runs[0][4], 1 / np.sqrt(wide.var(axis=0) + 1e-5), rtol=1e-12)
 
 
-@pytest.mark.parametrize("path", ["streaming", "resident", "resident2"])
+@pytest.mark.parametrize("path", ["streaming", "resident", "resident2", "grid2"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_raise_sets_the_flag_and_writes_nothing(
     path: str, dtype: str, cuda: ModuleType, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
@@ -194,7 +209,7 @@ def test_raise_sets_the_flag_and_writes_nothing(
     assert (out.astype(np.float32) == 7).all()
 
 
-@pytest.mark.parametrize("path", ["streaming", "resident", "resident2"])
+@pytest.mark.parametrize("path", ["streaming", "resident", "resident2", "grid2"])
 @pytest.mark.parametrize("rule", ["skip", "zero", "propagate"])
 def test_other_rules_as_the_reference(
     path: str, rule: str, cuda: ModuleType, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
@@ -243,14 +258,21 @@ def test_running_statistics_of_any_stride_and_dtype(
 
 
 @pytest.mark.parametrize(
-    ("path", "forward", "backward"), [("streaming", 3, 3), ("resident", 1, 1), ("resident4", 1, 1)]
+    ("shape", "path", "launches"),
+    [
+        ((700, 40), "streaming", 3),
+        ((700, 40), "resident", 1),
+        ((700, 40), "resident4", 1),
+        ((700, 40), "grid3", 1),
+        ((100_000, 40), "grid3", 3),  # too large for three blocks
+        ((8, 5, 2100), "streaming", 3),
+        ((8, 5, 2100), "resident", 1),
+    ],
 )
-@pytest.mark.parametrize("shape", [(700, 40), (8, 5, 2100)])
 def test_the_forced_path_is_the_one_that_ran(
     shape: tuple[int, ...],
     path: str,
-    forward: int,
-    backward: int,
+    launches: int,
     cuda: ModuleType,
     rng: np.random.Generator,
     monkeypatch: pytest.MonkeyPatch,
@@ -262,7 +284,7 @@ def test_the_forced_path_is_the_one_that_ran(
     _, saved = kitae.batch_norm(x, None, None, None, None, training=True)
     between = cuda.launched()[0]
     kitae.batch_norm_backward(x, saved)
-    assert (between - before, cuda.launched()[0] - between) == (forward, backward)
+    assert (between - before, cuda.launched()[0] - between) == (launches, launches)
 
 
 def test_the_layer(cuda: ModuleType, rng: np.random.Generator) -> None:

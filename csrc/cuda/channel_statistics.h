@@ -166,7 +166,7 @@ struct NormalizeStep {
   S* out;
   uint8_t* mask;
   int64_t mask_bytes;  // of a row
-  const T* table;
+  T* table;            // four numbers a channel
   T slope;
   Activation activation;
   ForwardCall call;
@@ -174,6 +174,9 @@ struct NormalizeStep {
   KITAE_DEVICE bool begin() const { return call.settle(*call.bad, global_thread(), grid_threads()); }
   KITAE_HD S* target() const { return out; }
   KITAE_DEVICE Numbers numbers(int64_t channel) const { return load_numbers<Numbers>(table + 4 * channel); }
+  KITAE_DEVICE void keep_numbers(int64_t channel, const Numbers& numbers) const {
+    store_numbers(table + 4 * channel, numbers);
+  }
   KITAE_DEVICE Memory memory(const Place& place) const { return x + place.index; }
 
   KITAE_DEVICE void load(Inputs& inputs, Memory from, const Place& place) const {
@@ -285,7 +288,7 @@ struct GradientStep {
 
   Memory inputs;
   S *dx, *dresidual;  // dresidual may be absent
-  const T* table;     // eight numbers a channel
+  T* table;           // eight numbers a channel
   ActivationGradient<T, kThrough> through;
   bool training;
 
@@ -296,6 +299,10 @@ struct GradientStep {
     if constexpr (kThrough == Through::recomputed) numbers.normalize = load_numbers<Normalize<T>>(table + 8 * channel);
     numbers.gradient = load_numbers<InputGradient<T>>(table + 8 * channel + 4);
     return numbers;
+  }
+  KITAE_DEVICE void keep_numbers(int64_t channel, const Numbers& numbers) const {
+    if constexpr (kThrough == Through::recomputed) store_numbers(table + 8 * channel, numbers.normalize);
+    store_numbers(table + 8 * channel + 4, numbers.gradient);
   }
   KITAE_DEVICE Memory memory(const Place& place) const { return {inputs.dout + place.index, inputs.x + place.index}; }
 

@@ -57,19 +57,21 @@ KITAE_DEVICE bool last_block(uint32_t* counter, uint32_t blocks) {
 }
 KITAE_DEVICE bool last_block(uint32_t* counter) { return last_block(counter, static_cast<uint32_t>(block_count())); }
 
-// Every thread of every block waits for all others and sees what they wrote. For cooperative launches. `barrier` is 0
-// at first and needs no reset: its top bit turns when all blocks have come.
-KITAE_DEVICE void grid_sync(uint32_t* barrier) {
+// Every thread of `blocks` blocks, of which this one has the number `rank`, waits for all others of them and sees what
+// they wrote. For cooperative launches. `barrier` is 0 at first and needs no reset: its top bit turns when all have
+// come.
+KITAE_DEVICE void sync_blocks(uint32_t* barrier, int blocks, int rank) {
   constexpr uint32_t kTop = 0x80000000u;
   sync_block();
   if (thread_index() == 0) {
-    const uint32_t others = static_cast<uint32_t>(block_count()) - 1;
+    const uint32_t others = static_cast<uint32_t>(blocks) - 1;
     fence_device();
-    const uint32_t before = atomic_add(barrier, block_index() == 0 ? kTop - others : 1u);
+    const uint32_t before = atomic_add(barrier, rank == 0 ? kTop - others : 1u);
     while (((load_acquire(barrier) ^ before) & kTop) == 0) spin();
     fence_device();
   }
   sync_block();
 }
+KITAE_DEVICE void grid_sync(uint32_t* barrier) { sync_blocks(barrier, block_count(), block_index()); }
 
 }  // namespace kitae::cuda

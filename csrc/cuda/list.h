@@ -17,7 +17,7 @@ struct Source {
   char* data;
   int32_t layout;  // where in the table its strides are, 0: contiguous
   DType dtype;     // other: absent
-  bool aligned;    // contiguous, at a multiple of 16 bytes
+  int8_t lead;     // elements before a vector of four begins; -1: not contiguous
 };
 
 struct Tensor {

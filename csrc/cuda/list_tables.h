@@ -30,7 +30,12 @@ class Layouts {
   std::vector<int64_t> words_{0};  // place 0 stands for "contiguous"
 };
 
-inline bool aligned(const void* data, uintptr_t bytes) { return reinterpret_cast<uintptr_t>(data) % bytes == 0; }
+// Elements before the first vector of four (of two in 16 bytes of float64), of contiguous memory.
+inline int8_t lead_of(const void* data, int64_t element_bytes) {
+  const int64_t vector = element_bytes < 4 ? 4 * element_bytes : 16;
+  const auto beyond = static_cast<int64_t>(reinterpret_cast<uintptr_t>(data) % static_cast<uintptr_t>(vector));
+  return static_cast<int8_t>((vector - beyond) % vector / element_bytes);
+}
 
 inline Source source_of(const View& view, Layouts& layouts) {
   Source source{};
@@ -38,7 +43,7 @@ inline Source source_of(const View& view, Layouts& layouts) {
   if (view.dtype == DType::other) return source;
   source.data = view.data;
   source.layout = layouts.add(view);
-  source.aligned = source.layout == 0 && aligned(view.data, 16);
+  source.lead = source.layout == 0 ? lead_of(view.data, size_of(view.dtype)) : int8_t{-1};
   return source;
 }
 

@@ -141,8 +141,11 @@ KITAE_DEVICE Sums fold_chunks(int64_t chunks, Load&& load) {
 template <class Source>
 struct SumAlong {
   static constexpr int kThreads = 256;
-  static constexpr int kBlocksPerSM = 5 - Source::Op::kInputs;
-  static constexpr int kUnroll = 8 / Source::Op::kInputs;
+  static constexpr int kBlocksPerSM = 3;
+  // 36 KB of one float32 input, 30 of two, 48 of float64 are under way on a multiprocessor: what 80 registers hold.
+  static constexpr int kInputs = Source::Op::kInputs;
+  static constexpr bool kWide = sizeof(typename Source::Raw) >= 8 * kInputs;
+  static constexpr int kUnroll = kWide ? 8 / kInputs : kInputs == 1 ? 12 : 5;
   Source source;
   ChannelSizes sizes;
   double* partial;

@@ -37,6 +37,9 @@ constexpr int kGap = 16;  // between shared arrays, forbidden under AddressSanit
 constexpr int kPoison = 0xA5;
 constexpr int kIdleRounds = 10000;  // rounds in which threads only spin, before that is a deadlock
 
+// Stacks lie whole pages apart: were all used from their tops, the same few sets of the caches would hold them all.
+size_t unused(const char* stack) { return reinterpret_cast<uintptr_t>(stack) / kStackBytes % 512 * 192; }
+
 // A stack of its own and where it stopped. Switching by hand: swapcontext asks the kernel for the signal mask each
 // time.
 #if defined(__x86_64__)
@@ -67,7 +70,7 @@ extern "C" void kitae_switch_stack(void** from, void* to) __asm__("kitae_switch_
 class Context {
  public:
   void start(char* stack, void (*entry)()) {
-    auto** top = reinterpret_cast<void**>(stack + kStackBytes);
+    auto** top = reinterpret_cast<void**>(stack + kStackBytes - unused(stack));
     *--top = nullptr;  // the entry's caller: it has none
     *--top = reinterpret_cast<void*>(entry);
     for (int saved = 0; saved < 6; ++saved) *--top = nullptr;
@@ -86,7 +89,7 @@ class Context {
   void start(char* stack, void (*entry)()) {
     getcontext(&context_);
     context_.uc_stack.ss_sp = stack;
-    context_.uc_stack.ss_size = kStackBytes;
+    context_.uc_stack.ss_size = kStackBytes - unused(stack);
     context_.uc_link = nullptr;
     makecontext(&context_, entry, 0);
   }

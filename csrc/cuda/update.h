@@ -1,11 +1,12 @@
 // An optimizer's step: one persistent launch for a list of any number of tensors.
 //
 // A block takes a chunk of 4,096 elements, then the next but as many as there are blocks. Where parameter, gradient and
-// state are contiguous, of one type and at a multiple of 16 bytes, a thread has two vectors of four elements of each
-// under way: with Adam 128 bytes, 96 KB on a multiprocessor with three blocks of 256 threads. Others go element by
-// element, neighbours in neighbouring threads: unaligned memory costs instructions but no traffic.
-// Bytes an element in float32, each its floor: 12 without state, 20 with one array of it, 28 with two, 36 with three;
-// 16-bit parameters and gradients with a float32 master 14 + 8 a state array; clipping adds 4 (reduce_all.h).
+// state are contiguous, of one type and as far from a multiple of 16 bytes, a thread has two vectors of four elements
+// of each under way: with Adam 128 bytes, 64 KB on a multiprocessor with two blocks of 256 threads. What lies before
+// and after whole vectors, and others, go element by element, neighbours in neighbouring threads: that costs
+// instructions but no traffic. Bytes an element in float32, each its floor: 12 without state, 20 with one array of it,
+// 28 with two, 36 with three; 16-bit parameters and gradients with a float32 master 14 + 8 a state array; clipping adds
+// 4 (reduce_all.h).
 //
 // The step's number and everything that follows from it lives in device memory, so a captured launch replays as the
 // next step. Each launch finds the scalars of its own step there; block 0 does no update but computes those of the next
@@ -13,6 +14,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/list.h"
 #include "cuda/reduce_all.h"
@@ -28,7 +30,7 @@ struct Parameter {
   int32_t group;
   int32_t layout;
   DType dtype;
-  bool aligned;  // all of the above, to a vector of four elements
+  int8_t lead;  // elements before a vector of four begins in all of the above; -1: there are no such
 };
 
 // In device memory, one a plan.
@@ -223,7 +225,8 @@ struct UpdateKernel {
 
   template <class T>
   struct Terms {
-    const Rounded<Rule, T> numbers;
+    // float64 reads its scalars where they are used: beside them, its vectors would not fit the registers.
+    std::conditional_t<sizeof(T) == 8, const Rounded<Rule, T>&, const Rounded<Rule, T>> numbers;
     T scale;
     bool zero;
 
@@ -255,18 +258,22 @@ struct UpdateKernel {
     const Terms<T> terms{numbers.template of<T>(step, parameter.group), scale, zero_nonfinite};
     const Source& source = list.sources[tensor.first_source];
     uint32_t bad = 0;
-    int done = 0;
-    if (parameter.aligned && tensor.sources == 1 && source.aligned && source.dtype == parameter.dtype) {
+    int lead = 0, done = 0;  // elements before the vectors, and in them
+    if (tensor.sources == 1 && parameter.lead >= 0 && parameter.lead == source.lead &&
+        source.dtype == parameter.dtype) {
+      lead = parameter.lead < count ? parameter.lead : count;
+      const int vectors = (count - lead) / 4;
       if constexpr (sizeof(T) == 8)
-        bad = whole<T, T>(parameter, source, terms, begin, count / 4);
+        bad = whole<T, T>(parameter, source, terms, begin + lead, vectors);
       else if (parameter.dtype == DType::float32)
-        bad = whole<T, T>(parameter, source, terms, begin, count / 4);
+        bad = whole<T, T>(parameter, source, terms, begin + lead, vectors);
       else
-        bad = whole<T, uint16_t>(parameter, source, terms, begin, count / 4);
-      done = count / 4 * 4;
+        bad = whole<T, uint16_t>(parameter, source, terms, begin + lead, vectors);
+      done = 4 * vectors;
     }
     KITAE_NO_UNROLL
-    for (int i = done + thread_index(); i < count; i += kThreads) bad += one(parameter, tensor, terms, begin + i);
+    for (int i = thread_index(); i < count - done; i += kThreads)
+      bad += one(parameter, tensor, terms, begin + (i < lead ? i : i + done));
     return bad;
   }
 

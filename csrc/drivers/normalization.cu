@@ -13,14 +13,17 @@
 // second reading comes from the level-2 cache as far as that holds the tensor. Segments of a resident slice are copied
 // in whole 16-byte blocks: at most 15 bytes at each end are read for nothing.
 //
-// Kernels: one where the slices are resident (csrc/cuda/specialized/resident_channels.h), else three: sums of chunks,
+// Kernels: one where the slices are resident (csrc/cuda/specialized/resident_channels.h in a cluster of blocks,
+// grid_resident_channels.h in a larger team of them, not in float64's forward), else three: sums of chunks,
 // their folding, the element-wise step. float64 adds two, which sum again, scaled, what has overflowed. Inference: two.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <type_traits>
 
 #include "cuda/channel_statistics.h"
 #include "cuda/memory.h"
+#include "cuda/specialized/grid_resident_channels.h"
 #include "cuda/specialized/resident_channels.h"
 #include "drivers/normalization.h"
 
@@ -197,6 +200,7 @@ struct TakeStatistics {
 
 template <class S>
 constexpr int kResidentBlocks = sizeof(S) == 8 ? 1 : 2;
+constexpr size_t kCounters = 1 + cuda::kMostTeams;  // of last_block, of the teams
 
 template <class S_, bool kBits>
 struct ResidentForward {
@@ -269,38 +273,39 @@ struct ResidentBackward {
   KITAE_DEVICE void end() const {}
 };
 
-// KITAE_CUDA_BATCH_NORM is for tests: "streaming", or "resident" with a number of blocks a cluster ("resident4"), where
-// the tensor lets it.
+// KITAE_CUDA_BATCH_NORM is for tests: "streaming"; "resident" or "grid" with a number of blocks a cluster or a team
+// ("resident4"), where the tensor lets it.
 struct Forced {
-  bool streaming = false, resident = false;
-  int cluster = 0;
+  enum Path { nothing, streaming, resident, grid } path = nothing;
+  int blocks = 1;
 
   static Forced read() {
     const char* const value = std::getenv("KITAE_CUDA_BATCH_NORM");
     if (!value) return {};
-    if (std::strcmp(value, "streaming") == 0) return {true, false, 0};
-    if (std::strncmp(value, "resident", 8) == 0) return {false, true, std::atoi(value + 8)};
+    if (std::strcmp(value, "streaming") == 0) return {streaming};
+    const auto number = [&](size_t at) { return value[at] ? std::atoi(value + at) : 1; };
+    if (std::strncmp(value, "resident", 8) == 0) return {resident, number(8)};
+    if (std::strncmp(value, "grid", 4) == 0) return {grid, number(4)};
     return {};
   }
 };
 
-// Whether the job ran: its slices fit.
-template <class Job, bool kAdjacent>
-bool run_resident_as(const Job& job, const ChannelSizes& sizes, cudaStream_t stream) {
+cuda::ResidentLimits resident_limits() {
+  return {cuda::max_shared_bytes() - 1024, cuda::max_cluster(), cuda::sm_count()};
+}
+
+// Whether the job ran: its slices fit a cluster of blocks.
+template <bool kAdjacent, class Job>
+bool run_in_clusters(const Job& job, const cuda::ResidentNeeds& needs, const Forced& forced, cudaStream_t stream) {
   using Kernel = cuda::Resident<Job, kAdjacent>;
-  const Forced forced = Forced::read();
-  if (forced.streaming) return false;
-  bool aligned = true;
-  for (int i = 0; i < Job::kInputs; ++i) aligned = aligned && cuda::aligned(job.input(i));
-  const cuda::ResidentNeeds needs{sizes, static_cast<int64_t>(sizeof(typename Job::S)), Job::kInputs, aligned};
-  const cuda::ResidentLimits limits{cuda::max_shared_bytes() - 1024, cuda::max_cluster(), cuda::sm_count()};
+  const cuda::ResidentLimits limits = resident_limits();
   const auto shape = [](const cuda::ResidentPlan& plan) {
     return Shape{plan.slices * plan.cluster, plan.shared_bytes, plan.cluster};
   };
   cuda::ResidentPlan plan;
-  if (forced.resident) {
-    const int width = sizes.adjacent() ? static_cast<int>(128 / needs.element_bytes) : 1;
-    plan = cuda::resident_plan(needs, width, forced.cluster > 0 ? forced.cluster : 1);
+  if (forced.path == Forced::resident) {
+    const int width = kAdjacent ? static_cast<int>(128 / needs.element_bytes) : 1;
+    plan = cuda::resident_plan(needs, width, forced.blocks);
     if (plan.shared_bytes > limits.shared_bytes) return false;
   } else {
     plan = cuda::choose_resident_plan(needs, limits, [&](const cuda::ResidentPlan& large) {
@@ -308,14 +313,46 @@ bool run_resident_as(const Job& job, const ChannelSizes& sizes, cudaStream_t str
     });
   }
   if (plan.slices == 0) return false;
-  launch(Kernel{job, sizes, plan}, shape(plan), stream);
+  launch(Kernel{{job, needs.sizes, plan}}, shape(plan), stream);
   return true;
 }
 
+// Whether the job ran: its slices, of channels side by side, fit a team of blocks.
 template <class Job>
-bool run_resident(const Job& job, const ChannelSizes& sizes, cudaStream_t stream) {
-  return sizes.adjacent() ? run_resident_as<Job, true>(job, sizes, stream)
-                          : run_resident_as<Job, false>(job, sizes, stream);
+bool run_in_teams(const Job& job, const cuda::ResidentNeeds& needs, const Forced& forced, double* partial,
+                  cudaStream_t stream) {
+  using Kernel = cuda::GridResident<Job>;
+  const cuda::ResidentLimits limits = resident_limits();
+  const int64_t room = limits.shared_bytes / Kernel::kBlocksPerSM - 1024;
+  cuda::GridPlan plan;
+  if (forced.path == Forced::grid) {
+    plan.blocks = cuda::resident_plan(needs, static_cast<int>(64 / needs.element_bytes), forced.blocks);
+    if (plan.blocks.shared_bytes > room) return false;
+    const int64_t fit = cuda::resident_blocks<Kernel>(room) / plan.blocks.cluster;
+    plan.teams = static_cast<int>(std::min({int64_t{2}, plan.blocks.slices, fit}));
+  } else {
+    plan = cuda::choose_grid_plan(needs, limits, room, [&] { return cuda::resident_blocks<Kernel>(room); });
+  }
+  if (plan.teams == 0) return false;
+  uint32_t* const barriers = cuda::counters(stream, kCounters) + 1;
+  const Shape shape{int64_t{plan.teams} * plan.blocks.cluster, plan.blocks.shared_bytes, 1, true};
+  launch(Kernel{{job, needs.sizes, plan.blocks}, partial, barriers, plan.teams}, shape, stream);
+  return true;
+}
+
+// Whether the job ran. `partial` is scratch as for reduce_channels.
+template <class Job>
+bool run_resident(const Job& job, const ChannelSizes& sizes, double* partial, cudaStream_t stream) {
+  const Forced forced = Forced::read();
+  if (forced.path == Forced::streaming) return false;
+  bool aligned = true;
+  for (int i = 0; i < Job::kInputs; ++i) aligned = aligned && cuda::aligned(job.input(i));
+  const cuda::ResidentNeeds needs{sizes, static_cast<int64_t>(sizeof(typename Job::S)), Job::kInputs, aligned};
+  if (!sizes.adjacent()) return run_in_clusters<false>(job, needs, forced, stream);
+  if (forced.path != Forced::grid && run_in_clusters<true>(job, needs, forced, stream)) return true;
+  if constexpr (!Job::kScaled)
+    if (forced.path != Forced::resident) return run_in_teams(job, needs, forced, partial, stream);
+  return false;
 }
 
 // ---- calls
@@ -387,9 +424,10 @@ class Forward {
             device_};
   }
   bool resident(const DeviationSource<S>& source) const {
-    uint32_t* const counter = cuda::counters(stream_, 1);
-    return call_.mask ? run_resident(ResidentForward<S, true>{source, step<true>(), counter}, call_.sizes, stream_)
-                      : run_resident(ResidentForward<S, false>{source, step<false>(), counter}, call_.sizes, stream_);
+    uint32_t* const counter = cuda::counters(stream_, kCounters);
+    const auto run = [&](const auto& job) { return run_resident(job, call_.sizes, partial_, stream_); };
+    return call_.mask ? run(ResidentForward<S, true>{source, step<true>(), counter})
+                      : run(ResidentForward<S, false>{source, step<false>(), counter});
   }
   void map() const {
     if (call_.mask)
@@ -439,7 +477,7 @@ class Backward {
     const GradientSource<S, kThrough> source{dout, x, through, device_};
     S* const dresidual = call_.dresidual ? call_.dresidual.as<S>() : nullptr;
     const cuda::GradientStep<S, kThrough> step{{dout, x}, call_.dx.as<S>(), dresidual, table_, through, call_.training};
-    if (sizes.size() > 0 && run_resident(ResidentBackward<S, kThrough>{source, step}, sizes, stream_)) return;
+    if (sizes.size() > 0 && run_resident(ResidentBackward<S, kThrough>{source, step}, sizes, partial_, stream_)) return;
     cuda::reduce_channels(sizes, source, FinishBackward<S>{table_, kThrough == cuda::Through::recomputed, device_},
                           partial_, stream_);
     if (sizes.size() > 0) cuda::for_each_channel(sizes, step, stream_);

@@ -32,15 +32,16 @@ class CudaPlan : public OptimizerPlan {
       sources += count;
       cuda::Parameter entry{};
       entry.value = value.data;
-      entry.master = reinterpret_cast<float*>(parameter.master.data);
       entry.group = static_cast<int32_t>(parameter.group);
       entry.layout = layouts.add(value);
       entry.dtype = value.dtype;
-      entry.aligned = entry.layout == 0 && aligned(value.data, 16) && aligned(entry.master, 16);
-      for (size_t i = 0; i < parameter.slots.size(); ++i) {
-        entry.slots[i] = parameter.slots[i].data;
-        entry.aligned = entry.aligned && aligned(entry.slots[i], 16);
-      }
+      const auto take = [&](const View& array) {
+        if (array.data && lead_of(array.data, size_of(array.dtype)) != entry.lead) entry.lead = -1;
+        return array.data;
+      };
+      entry.lead = entry.layout == 0 ? lead_of(value.data, size_of(value.dtype)) : int8_t{-1};
+      entry.master = reinterpret_cast<float*>(take(parameter.master));
+      for (size_t i = 0; i < parameter.slots.size(); ++i) entry.slots[i] = take(parameter.slots[i]);
       entries.push_back(entry);
     }
     const std::vector<int64_t> first_chunk =

@@ -388,7 +388,7 @@ class Optimizer(ABC):
 
     def _new_slots(self, parameter: Any) -> list[Any]:
         kind = np.float64 if parameter.dtype == np.float64 else np.float32
-        slots = [_dispatch.empty(parameter.shape, kind, parameter) for _ in self._slots()]
+        slots = [_dispatch.empty_beside(parameter, kind) for _ in self._slots()]
         for slot, name in zip(slots, self._slots(), strict=True):
             slot.fill(self._initial(name))
         return slots
@@ -396,7 +396,7 @@ class Optimizer(ABC):
     def _new_master(self, parameter: Any) -> Any:
         if not self._master or parameter.itemsize != 2:
             return None
-        master = _dispatch.empty(parameter.shape, np.float32, parameter)
+        master = _dispatch.empty_beside(parameter, np.float32)
         master[...] = parameter
         return master
 

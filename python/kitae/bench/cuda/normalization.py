@@ -28,6 +28,7 @@ _RESNET50 = (
 _SMALL_BATCH = ((32, 64, 112, 112), (32, 512, 28, 28))
 _BLOCK_ENDS = ((256, 256, 56, 56), (256, 512, 28, 28), (256, 1024, 14, 14), (256, 2048, 7, 7))
 _QUICK = {(256, 64, 56, 56), (256, 512, 28, 28), (256, 64, 112, 112)}
+_COMPILED = (256, 512, 28, 28)  # the only one for torch.compile: it takes seconds a row
 _PERCEPTRON = ((128, 1024), (1024, 100), (1024, 1024), (8192, 1024), (8192, 4096))
 
 OPS = {
@@ -80,18 +81,22 @@ def _row(op: str, shape: tuple[int, ...], layout: str, dtype: str, tier: int) ->
         tier=tier,
         inputs=partial(_inputs, shape=laid, axis=axis, dtype=dtype),
         traffic=partial(_traffic, op=op, shape=shape, layout=layout, item=item),
-        makers=partial(_makers, op=op, axis=axis, dtype=dtype),
+        makers=partial(_makers, op=op, axis=axis, dtype=dtype, compiled=shape == _COMPILED and tier < 2),
         reference=partial(_reference, op=op, axis=axis),
         set_bytes=reads * elements * item,
     )
 
 
-def fits_on_chip(device: Any, shape: tuple[int, ...], layout: str, bytes_each: int) -> bool:
-    """Whether a channel's slice (NHWC: everything) stays in shared memory, alone or over a cluster of 16 blocks."""
-    per_channel = int(np.prod(shape)) // shape[1] * bytes_each
-    if layout == "NHWC":
-        return per_channel * shape[1] <= device.sm_count * device.shared_bytes
-    return per_channel <= device.shared_bytes * (16 if device.clusters else 1)
+def fits_on_chip(device: Any, shape: tuple[int, ...], layout: str, item: int, inputs: int) -> bool:
+    """Whether a slice stays in shared memory: a channel, or 64 bytes of channels that lie side by side.
+
+    Of a block or a cluster of 16; side by side, also of half of all blocks, while the other half moves another slice.
+    """
+    elements = int(np.prod(shape)) // shape[1]
+    in_cluster = device.shared_bytes * (16 if device.clusters else 1)
+    if layout == "NCHW":
+        return elements * item * inputs <= in_cluster
+    return elements * 64 * inputs <= max(in_cluster, device.sm_count * device.shared_bytes // 2)
 
 
 def _traffic(device: Any, op: str, shape: tuple[int, ...], layout: str, item: int) -> Traffic:
@@ -102,10 +107,10 @@ def _traffic(device: Any, op: str, shape: tuple[int, ...], layout: str, item: in
     if op == "batch_norm_inference_relu":
         return Traffic(one, one)
     if op in ("batch_norm", "batch_norm_residual_relu"):
-        passes = 1 if fits_on_chip(device, shape, layout, item) else 2
+        passes = 1 if fits_on_chip(device, shape, layout, item, 1) else 2
         residual = one if bits else 0
         return Traffic(passes * one + residual, one + bits)
-    passes = 1 if fits_on_chip(device, shape, layout, 2 * item) else 2
+    passes = 1 if fits_on_chip(device, shape, layout, item, 2) else 2
     dresidual = one if bits else 0
     return Traffic(passes * (2 * one + bits), one + dresidual)
 
@@ -147,7 +152,7 @@ def _reference(device: Any, inputs: Inputs, op: str, axis: int) -> Any:
     return 1.25 * inv_std * (other - (sums[0] + x * sums[1]) / count)
 
 
-def _makers(device: Any, sets: list[Inputs], op: str, axis: int, dtype: str) -> list[Maker]:
+def _makers(device: Any, sets: list[Inputs], op: str, axis: int, dtype: str, compiled: bool = False) -> list[Maker]:
     made: list[Maker] = [partial(_kitae, device, sets, op, axis)]
     if OPS[op] == "forward":
         made.append(partial(_kitae, device, sets, op, axis, given=True))
@@ -156,6 +161,8 @@ def _makers(device: Any, sets: list[Inputs], op: str, axis: int, dtype: str) -> 
         layout = " channels-last" if images and axis == -1 else ""
         ways = (True, False) if images else (False,)
         made += [partial(_torch, device, sets, op, axis, cudnn, layout) for cudnn in ways]
+        if compiled and OPS[op] == "forward":
+            made.append(partial(_torch, device, sets, op, axis, False, layout, compiled=True))
     if dtype != "bfloat16" and op in ("batch_norm", "batch_norm_inference_relu"):
         made.append(partial(_plain, device, sets, op, axis))
     if device.jax is not None and op in ("batch_norm", "batch_norm_backward"):
@@ -196,7 +203,9 @@ def _kitae(device: Any, sets: list[Inputs], op: str, axis: int, given: bool = Fa
     return Contender("kitae", "out=" if given else "", calls, result=lambda result: result[0])
 
 
-def _torch(device: Any, sets: list[Inputs], op: str, axis: int, cudnn: bool, layout: str) -> Contender:
+def _torch(
+    device: Any, sets: list[Inputs], op: str, axis: int, cudnn: bool, layout: str, compiled: bool = False
+) -> Contender:
     torch = device.torch
     functional = torch.nn.functional
     calls: list[Callable[[], Any]] = []
@@ -205,23 +214,21 @@ def _torch(device: Any, sets: list[Inputs], op: str, axis: int, cudnn: bool, lay
         view = device.torch_tensor(array)
         return view.movedim(axis, 1) if view.ndim > 2 else view
 
+    def forward(x: Any, other: Any, *small: Any) -> Any:
+        with torch.no_grad():
+            y = functional.batch_norm(x, *small, "inference" not in op, 1 - RUNNING_DECAY, EPS)
+            if "residual" in op:
+                y.add_(other)
+            return torch.relu_(y) if "relu" in op else y
+
+    if compiled:
+        forward = torch.compile(forward, dynamic=False)
     for inputs in sets:
         x, other = tensor(inputs["x"]), tensor(inputs["dout"])
         gamma, beta = (device.torch_tensor(inputs[name]) for name in ("gamma", "beta"))
         mean, var = (device.torch_tensor(device.copy(inputs[name])) for name in ("running_mean", "running_var"))
-        training = "inference" not in op
         if OPS[op] == "forward":
-
-            def forward(
-                x: Any = x, other: Any = other, small: Any = (mean, var, gamma, beta), training: bool = training
-            ) -> Any:
-                with torch.no_grad():
-                    y = functional.batch_norm(x, *small, training, 1 - RUNNING_DECAY, EPS)
-                    if "residual" in op:
-                        y.add_(other)
-                    return torch.relu_(y) if "relu" in op else y
-
-            calls.append(forward)
+            calls.append(partial(forward, x, other, mean, var, gamma, beta))
             continue
         leaves = [value.detach().clone().requires_grad_() for value in (gamma, beta)]
         leaf = x.detach().requires_grad_()
@@ -238,7 +245,7 @@ def _torch(device: Any, sets: list[Inputs], op: str, axis: int, cudnn: bool, lay
 
     return Contender(
         "PyTorch",
-        ("cuDNN" if cudnn else "native") + layout,
+        ("compile" if compiled else "cuDNN" if cudnn else "native") + layout,
         calls,
         context=partial(device.torch_settings, cudnn),
         result=back,
