@@ -21,7 +21,7 @@ SANITIZED = bool(os.environ.get("KITAE_SANITIZED"))
 THREAD_COUNTS = (1, 3) if SANITIZED else (1, 2, 3, 4, 7, 8, 16)
 
 # Packages that some tests compare with, each with a marker requires_<package>.
-OPTIONAL = ("torch", "keras", "optax", "onnx", "thinc", "dezero")
+OPTIONAL = ("torch", "jax", "keras", "optax", "onnx", "thinc", "dezero")
 os.environ.setdefault("KERAS_BACKEND", "numpy")  # read when Keras is imported
 
 # The CUDA kernels on the host need modules that `.ci/run simulated` builds: no part of a run without them.

@@ -13,7 +13,7 @@ import kitae
 from kitae import _dispatch
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-_PEERS = ("torch",)
+_PEERS = ("torch", "jax")
 
 
 def cache_bytes(level: int) -> int:

@@ -18,7 +18,7 @@ def save(results: dict[str, Any], path: Path) -> None:
     ops = list(dict.fromkeys(line.op for line in measured))
     figure = Figure(figsize=(9, 1.2 + 0.42 * len(ops)), layout="constrained")
     axes = figure.subplots()
-    for shift, (peer, marker) in enumerate(zip(PEERS, "os^", strict=True)):
+    for shift, (peer, marker) in enumerate(zip(PEERS, "os^D", strict=True)):
         points = [(line.speedups[peer], ops.index(line.op)) for line in measured if peer in line.speedups]
         if points:
             speedups, places = zip(*points, strict=True)

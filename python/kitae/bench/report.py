@@ -7,7 +7,7 @@ from typing import Any
 from .machine import busy
 from .timing import geometric_mean
 
-PEERS = ("textbook", "NumPy", "PyTorch")
+PEERS = ("textbook", "NumPy", "PyTorch", "JAX")
 Entry = dict[str, Any]
 Row = dict[str, Any]
 
@@ -300,4 +300,4 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def _peer_in_words(peer: str) -> str:
-    return {"textbook": "textbook NumPy", "NumPy": "best NumPy", "PyTorch": "best PyTorch"}[peer]
+    return {"textbook": "textbook NumPy", "NumPy": "best NumPy", "PyTorch": "best PyTorch", "JAX": "JAX's jit"}[peer]

@@ -102,7 +102,7 @@ def measure(case: Case, size: Size, plan: Plan) -> dict[str, Any]:
     for contender in contenders(case, inputs):
         if plan.systems and contender.system not in plan.systems:
             continue
-        for count in plan.threads if contender.threaded else (1,):
+        for count in contender.thread_counts(plan.threads, machine.cores()):
             enter_race(
                 {
                     "kind": "contender",

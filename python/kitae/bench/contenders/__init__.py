@@ -1,11 +1,11 @@
-"""Four ways to do the same work: as a book writes it, NumPy at its best, PyTorch where installed, kitae.
+"""Ways to do the same work: as a book writes it, NumPy at its best, PyTorch and JAX where installed, kitae.
 
 PyTorch's best variant counts, so every way it offers is here. Nobody is slowed down: a contender that could be
 faster by a change that its users can make is a defect of this folder.
 """
 
 from ..cases import Case, Inputs
-from . import dropout, gradients, normalization, optimizers, torch_face
+from . import dropout, gradients, jax, normalization, optimizers, torch_face
 from .contender import Contender, Contenders, Maker, System, set_threads, torch_if_installed
 
 
@@ -21,7 +21,7 @@ def contenders(case: Case, inputs: Inputs) -> Contenders:
         maker = optimizers.contenders
     else:
         maker = gradients.contenders
-    return maker(case.name, inputs)
+    return [*maker(case.name, inputs), *jax.contenders(case.family, case.name, inputs)]
 
 
 __all__ = ["Contender", "Contenders", "System", "contenders", "set_threads", "torch_if_installed"]

@@ -11,7 +11,7 @@ from ..cases import Inputs, Results
 
 #: Where results go: into new memory at every call, into the same given arrays, or over the inputs.
 Destination = Literal["fresh", "reused", "in place"]
-System = Literal["textbook", "NumPy", "PyTorch", "kitae"]
+System = Literal["textbook", "NumPy", "PyTorch", "JAX", "kitae"]
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,11 @@ class Contender:
     def name(self) -> str:
         return f"{self.system} {self.variant}".strip()
 
-    @property
-    def threaded(self) -> bool:
-        return self.system in ("PyTorch", "kitae")
+    def thread_counts(self, chosen: tuple[int, ...], cores: int) -> tuple[int, ...]:
+        """With which numbers of threads it can be measured: JAX takes all cores, NumPy has no more than one."""
+        if self.system in ("PyTorch", "kitae"):
+            return chosen
+        return (cores,) if self.system == "JAX" else (1,)
 
 
 Contenders = list[Contender]
