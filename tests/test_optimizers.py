@@ -716,3 +716,14 @@ def test_plans_of_both_backends_share_one_state(rng):
         single.step(g)
     np.testing.assert_array_equal(w, other)
     assert reference.OptimizerPlan.__name__ == "OptimizerPlan"
+
+
+@pytest.mark.parametrize(("semantics", "first", "second"), [("paper", -1.0, -1.5), ("torch", 2.0, 3.0)])
+def test_velocity_has_the_sign_of_its_formula(semantics: str, first: float, second: float) -> None:
+    """By hand: v = mu v - lr g, or mu v + g, with lr = mu = 0.5 and g = 2."""
+    w, g = np.array([1.0]), np.array([2.0])
+    optimizer = kitae.Momentum([w], 0.5, momentum=0.5, semantics=semantics)
+    for velocity in (first, second):
+        optimizer.step([g])
+        assert optimizer.state_dict()["slots"]["velocity"][0].tolist() == [velocity]
+    assert w.tolist() == [1.0 - 1.0 - 1.5]

@@ -629,11 +629,6 @@ def _common(l1: Any, max_norm: Any, nonfinite: Any, master: Any, no_decay: Any) 
     return {"l1": l1, "max_norm": max_norm, "nonfinite": nonfinite, "master": master, "no_decay": no_decay}
 
 
-def _velocity_gains(lr: float, inside: bool) -> Numbers:
-    """The learning rate stands on the gradient as it enters the velocity, or on the velocity as it is applied."""
-    return {"velocity_gain": lr, "parameter_gain": -1.0} if inside else {"velocity_gain": 1.0, "parameter_gain": -lr}
-
-
 class _WithVelocity(Optimizer):
     """Momentum and Nesterov. The first gradient enters the velocity whole, later ones times 1 - dampening."""
 
@@ -713,8 +708,9 @@ class Momentum(_WithVelocity):
         return "velocity"
 
     def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
-        inside = self._values["form"] == "lr_inside"
-        return {"velocity_keep": group["momentum"], **_velocity_gains(group["lr"], inside)}
+        lr, inside = group["lr"], self._values["form"] == "lr_inside"
+        gain, parameter_gain = (-lr, 1.0) if inside else (1.0, -lr)
+        return {"velocity_keep": group["momentum"], "velocity_gain": gain, "parameter_gain": parameter_gain}
 
 
 class Nesterov(_WithVelocity):
@@ -922,13 +918,14 @@ class RMSProp(Optimizer):
         return float(self._values["eps"] if initial == "eps" else initial)
 
     def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
-        inside = self._values["form"] == "lr_inside"
-        gains = _velocity_gains(group["lr"], inside)
+        lr, inside = group["lr"], self._values["form"] == "lr_inside"
+        gain, parameter_gain = (lr, -1.0) if inside else (1.0, -lr)
         return {
             "learning_rate": group["lr"],
             "rho": group["rho"],
             "velocity_keep": group["momentum"],
-            **gains,
+            "velocity_gain": gain,
+            "parameter_gain": parameter_gain,
             **_eps_numbers(group["eps"], self._values["eps_inside"]),
         }
 
