@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kitae.bench import command, overhead, report, suite, sweep, timing
+from kitae.bench import command, overhead, report, scaling, suite, sweep, timing
 from kitae.bench.cases import CASES, Case, Size
 from kitae.bench.cases.tensors import resnet18
 from kitae.bench.contenders import contenders, torch_if_installed
@@ -455,6 +455,17 @@ def test_sweep_draws_the_same_sizes_for_a_seed_and_measures_them(capsys: pytest.
     results = sweep.run(plan, 2, 7, lambda *_: None)
     assert len(results["rows"]) == 2
     assert "dropout, backward" in sweep.text(results)
+
+
+def test_scaling_measures_every_size_with_every_number_of_threads(tmp_path: Path) -> None:
+    results = scaling.run(suite.Plan(threads=(1, 2), settings=TINY, systems=("kitae",)), lambda *_: None, (1000, 4000))
+    found = scaling.points(results)
+    assert set(found) == set(itertools.product(scaling.OPS, (1, 2)))
+    for line in found.values():
+        assert [elements for elements, _, _ in line] == [1000, 4000]
+    assert scaling.text(results).count("4,000") == len(scaling.OPS)
+    scaling.plot(results, tmp_path / "scaling.png")
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
 
 
 def test_overhead_rows_are_those_with_a_wanted_number(monkeypatch: pytest.MonkeyPatch) -> None:
