@@ -3,7 +3,7 @@
 import types
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -11,7 +11,7 @@ import kitae
 from kitae import _checks
 from kitae.torch import _tensors
 
-Tensors = torch.Tensor | Iterable[torch.Tensor]
+Tensors: TypeAlias = torch.Tensor | Iterable[torch.Tensor]
 
 
 def clip_grad_norm_(
