@@ -35,7 +35,7 @@ def installed() -> bool:
 
 
 def contenders(family: str, case: str, inputs: Inputs) -> Contenders:
-    """None where JAX is not installed, or where the caller is PyTorch."""
+    """Nobody where JAX is not installed, or where the caller is PyTorch."""
     if family == "torch_face" or not installed():
         return []
     if family == "batch_norm":
