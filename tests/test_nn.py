@@ -220,7 +220,7 @@ class TestSequential:
         np.testing.assert_allclose(y, expected, rtol=1e-14)
 
     def test_gradients_match_finite_differences(self):
-        network, x, labels = nn.Sequential([nn.Dense(4), nn.ReLU(), nn.Dense(3)]), normal(6, 5), np.arange(6) % 3
+        network, x, labels = nn.Sequential(nn.Dense(4), nn.ReLU(), nn.Dense(3)), normal(6, 5), np.arange(6) % 3
         loss = nn.SoftmaxCrossEntropy()
 
         def value():

@@ -9,8 +9,9 @@ gradient arrays exist and every backward pass overwrites them in place, so ``opt
 """
 
 from kitae.nn.dense import Dense
+from kitae.nn.layer import Layer
 from kitae.nn.relu import ReLU
 from kitae.nn.sequential import Sequential
 from kitae.nn.softmax_cross_entropy import SoftmaxCrossEntropy
 
-__all__ = ["Dense", "ReLU", "Sequential", "SoftmaxCrossEntropy"]
+__all__ = ["Dense", "Layer", "ReLU", "Sequential", "SoftmaxCrossEntropy"]

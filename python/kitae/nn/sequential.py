@@ -12,16 +12,17 @@ from kitae import _checks
 class Sequential:
     """y = layer_n(... layer_1(layer_0(x)))
 
-    ``layers``: objects with ``forward(x, training=True)``, ``backward(dout)`` and the dicts ``params``, ``grads``,
-    ``buffers``. A Sequential is such an object itself.
+    ``layers``: one after the other or as one iterable; objects with ``forward(x, training=True)``, ``backward(dout)``
+    and the dicts ``params``, ``grads``, ``buffers``. A Sequential is such an object itself.
 
     ``params``, ``grads`` and ``buffers`` are flat dicts, named by position: "0.W", "0.b", "1.gamma". An array that
     several layers share (also as its transpose) appears once, under its first name, and ``backward`` leaves the sum
     of its gradients there.
     """
 
-    def __init__(self, layers: Iterable[Any]) -> None:
-        self.layers = list(layers)
+    def __init__(self, *layers: Any | Iterable[Any]) -> None:
+        one_list = len(layers) == 1 and isinstance(layers[0], Iterable)
+        self.layers = list(layers[0]) if one_list else list(layers)
         for i, layer in enumerate(self.layers):
             methods = getattr(layer, "forward", None), getattr(layer, "backward", None)
             if isinstance(layer, type) or not all(map(callable, methods)):
