@@ -131,8 +131,8 @@ def tensor_refused(op: str, argument: str, reason: str, tensor: Any) -> Exceptio
     if reason == "negated":
         return error(ValueError, op, argument, "a tensor without a pending minus sign (`tensor.resolve_neg()`)", place)
     if reason == "device":
-        return error(ValueError, op, argument, "a tensor on the CPU (tensors are never moved)", place)
-    return error(ValueError, op, argument, "a strided tensor in the CPU's memory", place)
+        return error(ValueError, op, argument, "a tensor on the CPU or a CUDA device (tensors are never moved)", place)
+    return error(ValueError, op, argument, "a strided tensor in memory", place)
 
 
 def no_exchange(version: str) -> Exception:
@@ -213,7 +213,7 @@ def device_error(expression: str, name: str, message: str, arrays: str) -> Excep
 _FINDINGS = {
     1: ("batch_norm: x: expected a finite mean and variance in every channel, got others in channel", "training"),
     2: ("batch_norm: running_mean, running_var: expected finite statistics, got others in channel", "inference"),
-    3: ("expected finite gradients, got infinite or NaN elements in the gradient number", "a step or clipping"),
+    3: ("clip_grad_norm or step: grads: expected finite elements, got others in gradient number", "a step or clipping"),
 }
 
 

@@ -125,16 +125,17 @@ def as_array(value: Any) -> Any:
     if place is not None:
         if place()[0] not in (_KDL_CUDA, _KDL_CUDA_MANAGED):
             return value
-        return _cupy(value).from_dlpack(value)
+        return cupy_for(value).from_dlpack(value)
     interface = getattr(value, "__cuda_array_interface__", None)
     if interface is None:
         return value
-    cupy = _cupy(value)
+    cupy = cupy_for(value)
     with cupy.cuda.Device(cupy.cuda.runtime.pointerGetAttributes(interface["data"][0]).device):
         return cupy.asarray(value)
 
 
-def _cupy(value: Any) -> ModuleType:
+def cupy_for(value: Any) -> ModuleType:
+    """CuPy, or an error that says that another library's CUDA array needs it."""
     try:
         import cupy
     except ImportError:

@@ -21,6 +21,7 @@ class Sequential:
     """
 
     def __init__(self, *layers: Any | Iterable[Any]) -> None:
+        self.layers: list[Any]
         one_list = len(layers) == 1 and isinstance(layers[0], Iterable)
         self.layers = list(layers[0]) if one_list else list(layers)
         for i, layer in enumerate(self.layers):
