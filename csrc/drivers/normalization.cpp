@@ -14,6 +14,7 @@
 namespace kitae {
 namespace {
 
+using cpu::Ahead;
 using cpu::Box;
 using cpu::Region;
 using cpu::Scratch;
@@ -285,8 +286,8 @@ struct DeviationReader {
 
   void prepare(int64_t /*channel*/, int64_t /*count*/) {}
   void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[1]) {
-    cpu::prefetch_tile(x, view, next);
     tiles[0] = cpu::load_tile<T>(x, view, tile, buffer.data);
+    tiles[0].ahead = cpu::fetch_ahead(x, view, tile, next);
   }
 };
 
@@ -365,11 +366,12 @@ struct Forward : Pass<S> {
         Tile<T> added{};
         if (residual) added = cpu::load_tile<T>(residual, view, tile, residual_buffer.data);
         const ActivatedTable<activation, T> numbers{from(local, tile.channel - part.first_channel), this->slope};
+        const Ahead ahead = backwards ? cpu::fetch_ahead(forward.out.template as<S>(), view, tile, next) : Ahead{};
         cpu::store_tile<T>(forward.out.template as<S>(), view, tile, [&](T* to, int64_t stride) {
-          if (!residual) return cpu::map_tile(view.adjacent(), tile, to, stride, numbers, in);
-          if (!forward.mask) return cpu::map_tile(view.adjacent(), tile, to, stride, numbers, in, added);
+          if (!residual) return cpu::map_tile(view.adjacent(), tile, to, stride, ahead, numbers, in);
+          if (!forward.mask) return cpu::map_tile(view.adjacent(), tile, to, stride, ahead, numbers, in, added);
           const ActivatedTable<Activation::none, T> linear{numbers.table, this->slope};
-          cpu::map_tile(view.adjacent(), tile, to, stride, linear, in, added);
+          cpu::map_tile(view.adjacent(), tile, to, stride, ahead, linear, in, added);
           const T slope = this->slope;
           for (int64_t row = 0; row < tile.rows; ++row, to += stride) {
             cpu::pack_positive(this->mask_row(tile, row), to, tile.columns);
@@ -479,12 +481,12 @@ struct GradientReader {
     first = channel * pass.sizes.inner;
   }
   void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[2]) {
-    cpu::prefetch_tile(dout, view, next);
-    cpu::prefetch_tile(x, view, next);
     tiles[0] = cpu::load_tile<T>(dout, view, tile, dout_buffer.data);
     tiles[1] = cpu::load_tile<T>(x, view, tile, x_buffer.data);
-    if (pass.call.activation == Activation::none) return;
-    with_activation(pass.call.activation, [&](auto activation) { through_activation<activation()>(tile, tiles); });
+    if (pass.call.activation != Activation::none)
+      with_activation(pass.call.activation, [&](auto activation) { through_activation<activation()>(tile, tiles); });
+    tiles[0].ahead = cpu::fetch_ahead(dout, view, tile, next);
+    tiles[1].ahead = cpu::fetch_ahead(x, view, tile, next);
   }
 
  private:
@@ -497,9 +499,9 @@ struct GradientReader {
                                         pass.slope, tile.columns);
     } else {
       const MaskedTable<activation, T> numbers{from(passes, tile.channel - first), pass.slope};
-      cpu::map_tile(view.adjacent(), tile, g_buffer, stride, numbers, tiles[0], tiles[1]);
+      cpu::map_tile(view.adjacent(), tile, g_buffer, stride, Ahead{}, numbers, tiles[0], tiles[1]);
     }
-    tiles[0] = {g_buffer, stride, g_buffer + cpu::kTileElements};
+    tiles[0] = {g_buffer, stride, g_buffer + cpu::kTileElements, {}};
   }
 };
 
@@ -555,9 +557,11 @@ struct Backward : Pass<S> {
           });
         const GradientTable<T> numbers = from(local, tile.channel - part.first_channel);
         const GainTable<T> constant{numbers.gain};
+        const Ahead ahead = backwards ? cpu::fetch_ahead(backward.dx.template as<S>(), view, tile, next) : Ahead{};
         cpu::store_tile<T>(backward.dx.template as<S>(), view, tile, [&](T* to, int64_t stride) {
-          if (backward.training) return cpu::map_tile(view.adjacent(), tile, to, stride, numbers, tiles[0], tiles[1]);
-          cpu::map_tile(view.adjacent(), tile, to, stride, constant, tiles[0]);
+          if (backward.training)
+            return cpu::map_tile(view.adjacent(), tile, to, stride, ahead, numbers, tiles[0], tiles[1]);
+          cpu::map_tile(view.adjacent(), tile, to, stride, ahead, constant, tiles[0]);
         });
       });
     });
@@ -579,11 +583,12 @@ struct Backward : Pass<S> {
         const MaskedTable<activation, T> masked{from(passes, place), this->slope};
         const GradientTable<T> numbers = from(local, place);
         const GainTable<T> constant{numbers.gain};
+        const Ahead ahead = backwards ? cpu::fetch_ahead(backward.dx.template as<S>(), view, tile, next) : Ahead{};
         cpu::store_tile<T>(backward.dx.template as<S>(), view, tile, [&](T* to, int64_t stride) {
           const auto map = [&](const auto& gradients) {
             using Gradients = std::decay_t<decltype(gradients)>;
             const MaskedGradientTable<activation, Gradients, T> all{masked, gradients};
-            cpu::map_tile(view.adjacent(), tile, to, stride, all, douts, xs);
+            cpu::map_tile(view.adjacent(), tile, to, stride, ahead, all, douts, xs);
           };
           backward.training ? map(numbers) : map(constant);
         });
