@@ -8,10 +8,12 @@ gradient arrays exist and every backward pass overwrites them in place, so ``opt
 ``backward`` belongs to the latest ``forward``. Outputs and input gradients are new arrays.
 """
 
+from kitae.nn.blocks import Branches, Residual
+from kitae.nn.composite import Composite
 from kitae.nn.dense import Dense
 from kitae.nn.layer import Layer
 from kitae.nn.relu import ReLU
 from kitae.nn.sequential import Sequential
 from kitae.nn.softmax_cross_entropy import SoftmaxCrossEntropy
 
-__all__ = ["Dense", "Layer", "ReLU", "Sequential", "SoftmaxCrossEntropy"]
+__all__ = ["Branches", "Composite", "Dense", "Layer", "ReLU", "Residual", "Sequential", "SoftmaxCrossEntropy"]
