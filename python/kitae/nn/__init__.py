@@ -15,6 +15,8 @@ from kitae.nn.composite import Composite
 from kitae.nn.dense import Dense
 from kitae.nn.gelu import GELU
 from kitae.nn.layer import Layer
+from kitae.nn.losses import MeanSquaredError, ReconstructionCrossEntropy, SigmoidCrossEntropy, loss
+from kitae.nn.reduction import ElementWiseLoss, Loss
 from kitae.nn.relu import ReLU
 from kitae.nn.sequential import Sequential
 from kitae.nn.softmax import Softmax
@@ -27,15 +29,21 @@ __all__ = [
     "Branches",
     "Composite",
     "Dense",
+    "ElementWiseLoss",
     "Layer",
     "LeakyReLU",
+    "Loss",
+    "MeanSquaredError",
     "ReLU",
+    "ReconstructionCrossEntropy",
     "Residual",
     "Sequential",
     "SiLU",
     "Sigmoid",
+    "SigmoidCrossEntropy",
     "Softmax",
     "SoftmaxCrossEntropy",
     "Swish",
     "Tanh",
+    "loss",
 ]

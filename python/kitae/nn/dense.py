@@ -92,7 +92,7 @@ class Dense(Layer):
         xp = _dispatch.array_module(dout)
         xp.matmul(x.T, dout, out=self.grads["W"])
         if self.bias:
-            xp.sum(dout, axis=0, out=self.grads["b"])
+            dout.sum(axis=0, out=self.grads["b"])
         return xp.matmul(dout, self.params["W"].T)
 
     def _in_dtype_of_weights(self, op: str, argument: str, array: NDArray[Any]) -> NDArray[Any]:
