@@ -8,6 +8,7 @@ gradient arrays exist and every backward pass overwrites them in place, so ``opt
 ``backward`` belongs to the latest ``forward``. Outputs and input gradients are new arrays.
 """
 
+from kitae.nn import initializers
 from kitae.nn.activation import Activation
 from kitae.nn.activations import ELU, LeakyReLU, Sigmoid, SiLU, Swish, Tanh
 from kitae.nn.blocks import Branches, Residual
@@ -45,5 +46,6 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "Swish",
     "Tanh",
+    "initializers",
     "loss",
 ]

@@ -16,9 +16,9 @@ class Dense(Layer):
     x: (batch, inputs); W: (inputs, units); b: (units,), left out with ``bias=False``; y: (batch, units).
     backward: dW = x^T dout, db = sum of dout over the batch, dx = dout W^T.
 
-    ``init``: "he" (default), "xavier" (also "glorot"), "lecun", "gaussian" (``kitae.nn.initializers`` prints the
-    equations), or a function of (shape, numpy.random.Generator). The biases start at 0. The generator is the one
-    that ``kitae.seed`` seeds.
+    ``init``: a name such as "he" (default), "xavier", "lecun" or "orthogonal" (``kitae.nn.initializers`` has them all,
+    and prints the equations), or a function of (shape, numpy.random.Generator), such as ``initializers.He(gain=1)``.
+    ``bias_init``: the biases' first value (default 0), or the same. The generator is the one that ``kitae.seed`` seeds.
 
     W is float32 or float64: ``dtype``, else the first input's, float32 for 16-bit inputs; inputs of a wider dtype
     than W raise TypeError. The layer is built at its first forward pass, or at once, in float32 unless ``dtype`` says
@@ -35,11 +35,13 @@ class Dense(Layer):
         inputs: int | None = None,
         init: str | initializers.Initializer = "he",
         bias: bool = True,
+        bias_init: float | str | initializers.Initializer = 0.0,
         dtype: DTypeLike | None = None,
     ) -> None:
         super().__init__()
         self.units = _checks.integer("nn.Dense", "units", units, low=1, high=2**31 - 1)
-        self.init = init if callable(init) else _checks.one_of("nn.Dense", "init", init, tuple(initializers.BY_NAME))
+        self.init = initializers.find("nn.Dense", "init", init)
+        self.bias_init = initializers.find_for_bias("nn.Dense", bias_init)
         self.bias = _checks.boolean("nn.Dense", "bias", bias)
         self.dtype = None if dtype is None else checks.parameter_dtype("nn.Dense", dtype, np.float32)
         self._x: NDArray[Any] | None = None
@@ -56,12 +58,13 @@ class Dense(Layer):
             raise _checks.error(ValueError, op, "shape", "(batch, inputs)", _checks.Words(shape))
         inputs = _checks.integer(op, "inputs", shape[1], low=1, high=2**31 - 1)
         dtype = checks.parameter_dtype(op, self.dtype, dtype)
-        draw = self.init if callable(self.init) else initializers.BY_NAME[self.init]
-        weights = np.asarray(draw((inputs, self.units), _random.generator()))
+        weights = np.asarray(self.init((inputs, self.units), _random.generator()))
         checks.shape(op, "init(shape, generator)", weights, (inputs, self.units), "inputs and units")
-        self.params = {"W": _dispatch.placed(weights.astype(dtype), like)}
+        params = {"W": weights}
         if self.bias:
-            self.params["b"] = _dispatch.placed(np.zeros(self.units, dtype), like)
+            params["b"] = np.asarray(self.bias_init((self.units,), _random.generator()))
+            checks.shape(op, "bias_init(shape, generator)", params["b"], (self.units,), "units")
+        self.params = {name: _dispatch.placed(array.astype(dtype), like) for name, array in params.items()}
         xp = _dispatch.array_module(self.params["W"])
         self.grads = {name: xp.zeros_like(array) for name, array in self.params.items()}
 
