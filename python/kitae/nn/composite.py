@@ -1,12 +1,15 @@
 """Layers that hold other layers: their arrays under one set of names."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import DTypeLike, NDArray
 
 from kitae import _checks, _dispatch
 from kitae.nn.layer import Layer
+
+if TYPE_CHECKING:
+    from kitae.nn.summary import Summary
 
 
 class Composite(Layer):
@@ -44,6 +47,23 @@ class Composite(Layer):
 
     def backward(self, dout: NDArray[Any]) -> NDArray[Any]:
         raise NotImplementedError
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """The shape of one sample of the latest input, without the batch axis; None before the first forward pass."""
+        return None if self._input is None else tuple(self._input[0][1:])
+
+    def summary(self, input_shape: tuple[int, ...] | None = None, dtype: DTypeLike | None = None) -> "Summary":
+        """A table of the layers: name, kind, output shape, parameters, whether they are trained; and the totals.
+
+        ``input_shape``: that of one sample, without the batch axis; None takes the latest input's, and where there was
+        none, output shapes stay unknown. To see output shapes one sample of zeros (of ``dtype``, default that of the
+        latest input, else float32) passes through in inference, which builds what is not built yet and takes the place
+        of the latest forward pass. Nothing is printed: ``print(model.summary())`` does.
+        """
+        from kitae.nn.summary import summary
+
+        return summary(self, input_shape, dtype)
 
     def sum_shared_gradients(self) -> None:
         """Add the gradients of parameters that share memory to that of the first name."""
