@@ -10,11 +10,13 @@ gradient arrays exist and every backward pass overwrites them in place, so ``opt
 
 from kitae.nn import initializers
 from kitae.nn.activation import Activation
+from kitae.nn.activation_histograms import ActivationHistograms, activation_histograms
 from kitae.nn.activations import ELU, LeakyReLU, Sigmoid, SiLU, Swish, Tanh
 from kitae.nn.blocks import Branches, Residual
 from kitae.nn.composite import Composite
 from kitae.nn.dense import Dense
 from kitae.nn.gelu import GELU
+from kitae.nn.gradient_check import GradientCheck, GradientError, check_gradients
 from kitae.nn.layer import Layer
 from kitae.nn.losses import MeanSquaredError, ReconstructionCrossEntropy, SigmoidCrossEntropy, loss
 from kitae.nn.reduction import ElementWiseLoss, Loss
@@ -27,10 +29,13 @@ __all__ = [
     "ELU",
     "GELU",
     "Activation",
+    "ActivationHistograms",
     "Branches",
     "Composite",
     "Dense",
     "ElementWiseLoss",
+    "GradientCheck",
+    "GradientError",
     "Layer",
     "LeakyReLU",
     "Loss",
@@ -46,6 +51,8 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "Swish",
     "Tanh",
+    "activation_histograms",
+    "check_gradients",
     "initializers",
     "loss",
 ]

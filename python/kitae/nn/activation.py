@@ -1,7 +1,7 @@
 """What element-wise activations share."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,14 @@ class Activation(Layer):
     y has the dtype of x, dx that of dout; 16-bit is computed in float32. One array is kept for ``backward``: x or y,
     by reference, so it must not change before. A wrong type or dtype raises TypeError, a wrong shape ValueError.
 
-    A subclass says what is kept (``keeps_output``) and writes ``_value(xp, x, out)``, out = f(x), and
-    ``_derivative(xp, kept, out)``, out = f'(x), for float32 and float64 arrays of one shape and dtype.
+    A subclass says what is kept (``keeps_output``), between which ends y lies (``bounds``), and writes
+    ``_value(xp, x, out)``, out = f(x), and ``_derivative(xp, kept, out)``, out = f'(x), for float32 and float64 arrays
+    of one shape and dtype.
     """
 
-    keeps_output = True
+    keeps_output: ClassVar[bool] = True
+    #: The ends of the range of f, where it has some on both sides.
+    bounds: ClassVar[tuple[float, float] | None] = None
 
     def __init__(self) -> None:
         super().__init__()

@@ -20,6 +20,8 @@ class Sigmoid(Activation):
     a cross entropy leave this layer out and take ``SigmoidCrossEntropy``, which works on the logits.
     """
 
+    bounds = (0.0, 1.0)
+
     def _value(self, xp: Any, x: Any, out: Any) -> None:
         sigmoid(x, out=out)
 
@@ -33,6 +35,8 @@ class Tanh(Activation):
 
     y is kept. The absolute error of the derivative is a few eps: it is 0 where y rounds to 1 or -1.
     """
+
+    bounds = (-1.0, 1.0)
 
     def _value(self, xp: Any, x: Any, out: Any) -> None:
         xp.tanh(x, out=out)
