@@ -75,7 +75,7 @@ def check_gradients(
         passes = _Passes(layer, x, _objective(loss, targets, rng), training, reset)
         arrays, gradients = passes.analytic()
         check = GradientCheck()
-        floor = _ROUNDINGS * np.finfo(np.float64).eps * passes.size / _STEP / tolerance
+        floor = _ROUNDINGS * float(np.finfo(np.float64).eps) * passes.size / _STEP / tolerance
         for name, array in arrays.items():
             indices = _indices(array.shape, most, rng)
             _compare(check, passes, name, array, gradients[name], indices, floor, tolerance)
