@@ -154,8 +154,8 @@ class Recurrent(Layer):
         current = self._new_pass(xp, steps_first)
         for states, first in zip(current.states, start, strict=True):
             states[0] = first
-        gates = current.gates.reshape(time * batch, -1)
-        xp.matmul(steps_first.reshape(time * batch, inputs), self.params["W"], out=gates)
+        gates = _rows(current.gates)
+        xp.matmul(_rows(steps_first), self.params["W"], out=gates)
         gates += self.params["b"]
         for step in range(time):
             self._step(current, step)
@@ -199,8 +199,11 @@ class Recurrent(Layer):
                 d.fill(0)
         self.dstate = dstate
         self._weight_gradients(current, first)
-        dgates = current.gates[first:].reshape((time - first) * batch, -1)
-        dx = xp.matmul(dgates, self.params["W"].T).reshape(time - first, batch, inputs).transpose(1, 0, 2)
+        dx = (
+            xp.matmul(_rows(current.gates[first:]), self.params["W"].T)
+            .reshape(time - first, batch, inputs)
+            .transpose(1, 0, 2)
+        )
         if first == 0:
             return xp.ascontiguousarray(dx)
         whole = xp.zeros((batch, time, inputs), dx.dtype)
