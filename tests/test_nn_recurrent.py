@@ -151,8 +151,12 @@ def test_gru_is_the_equation_in_both_forms(reset_after, rng):
     assert ("b_recurrent" in layer.params) == reset_after
 
 
-@pytest.mark.parametrize("reset_after", [True, False])
+# What is asked is the meaning of the weights; Keras's NumPy backend computes these layers in float32.
+KERAS_TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
+
+
 @pytest.mark.requires_keras
+@pytest.mark.parametrize("reset_after", [True, False])
 def test_gru_of_keras(reset_after, rng):
     import keras
 
@@ -165,7 +169,7 @@ def test_gru_of_keras(reset_after, rng):
         bias = np.stack([bias, np.r_[np.zeros(6), layer.params["b_recurrent"]]])
     twin.set_weights([layer.params["W"][:, order], layer.params["U"][:, order], bias])
     x = rng.standard_normal((2, 5, 2))
-    np.testing.assert_allclose(layer.forward(x), keras.ops.convert_to_numpy(twin(x)), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(layer.forward(x), keras.ops.convert_to_numpy(twin(x)), **KERAS_TOLERANCE)
 
 
 @pytest.mark.requires_keras
@@ -178,7 +182,7 @@ def test_weights_of_keras_have_the_same_order(name, rng):
     twin.build((2, 5, 2))
     twin.set_weights([layer.params[key] for key in ("W", "U", "b")])
     x = rng.standard_normal((2, 5, 2))
-    np.testing.assert_allclose(layer.forward(x), keras.ops.convert_to_numpy(twin(x)), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(layer.forward(x), keras.ops.convert_to_numpy(twin(x)), **KERAS_TOLERANCE)
 
 
 def test_one_step_by_hand():

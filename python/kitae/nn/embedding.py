@@ -74,8 +74,8 @@ class Embedding(Layer):
             raise _checks.error(ValueError, op, "ids", expected, _checks.Words(f"values from {low} to {high}"))
         if not self.params:
             self._build(op, high + 1 if vocabulary is None else vocabulary, _dispatch.array_module(ids))
-        self._ids = ids.copy()
-        return self.params["W"][ids]
+        self._ids = ids.astype(np.int64)
+        return self.params["W"].take(self._ids, axis=0)
 
     def backward(self, dout: Any) -> None:
         op = "nn.Embedding.backward"
