@@ -214,6 +214,14 @@ def test_large_inputs_saturate_without_warnings(make, dtype):
 # State.
 
 
+def make_fresh(layer, make):
+    """Another layer with the same weights, at the start."""
+    fresh = make(layer.units, return_sequences=layer.return_sequences)
+    fresh.params = layer.params
+    fresh.grads = {name: np.zeros_like(param) for name, param in layer.params.items()}
+    return fresh
+
+
 @every_layer
 def test_stateful_layers_go_on_where_they_ended(make, rng):
     whole, halves = (
@@ -229,6 +237,8 @@ def test_stateful_layers_go_on_where_they_ended(make, rng):
     halves.reset_state()
     assert halves.state is None
     np.testing.assert_array_equal(halves.forward(x[:, :2]), parts[0])
+    # Another number of sequences: not those of the pass before.
+    np.testing.assert_array_equal(halves.forward(x[:1]), make_fresh(halves, make).forward(x[:1]))
 
 
 @every_layer
@@ -390,6 +400,12 @@ def returned():
     return layer
 
 
+def set_for_two():
+    layer = after(stateful=True)
+    layer.set_state(X[:, 0, :2], X[:, 0, :2])
+    return layer
+
+
 MISTAKES = {
     "units": (lambda: nn.LSTM(0), ValueError, ["nn.LSTM", "units", "integer", "0"]),
     "return_sequences": (lambda: nn.GRU(3, return_sequences=1), TypeError, ["nn.GRU", "return_sequences", "True", "1"]),
@@ -406,7 +422,7 @@ MISTAKES = {
     "x without steps": (lambda: nn.LSTM(3).forward(X[:, :0]), ValueError, ["x", "time step", "(2, 0, 3)"]),
     "x width": (lambda: after(X).forward(X[:, :, :2]), ValueError, ["x", "(batch, time, 3)", "(2, 4, 2)"]),
     "x wide": (lambda: after(X).forward(X.astype("f8")), TypeError, ["x", "float32", "float64"]),
-    "batch": (lambda: after(X, stateful=True).forward(X[:1]), ValueError, ["x", "batch of 2", "reset_state", "of 1"]),
+    "batch": (lambda: set_for_two().forward(X[:1]), ValueError, ["x", "batch of 2", "set_state", "of 1"]),
     "one state": (lambda: after().set_state(X[:, 0, :2]), ValueError, ["nn.LSTM.set_state", "2 arrays, h, c", "1"]),
     "state units": (lambda: after().set_state(X[:, 0], X[:, 0]), ValueError, ["state h", "(2, 2)", "(2, 3)"]),
     "state batch": (lambda: after().forward(X, initial_state=(X[0, :3, :2],) * 2), ValueError, ["initial_state h"]),
@@ -436,7 +452,7 @@ def test_a_refused_pass_changes_nothing(rng):
     layer = random(rng, nn.GRU(2, return_sequences=True, stateful=True), 3)
     y = layer.forward(X.astype("f8"))
     before = [array.copy() for array in (*layer.state, *layer.params.values(), *layer.grads.values())]
-    for x in (X[:1].astype("f8"), X[:, :, :1].astype("f8"), X[0].astype("f8")):
+    for x in (X[:, :0].astype("f8"), X[:, :, :1].astype("f8"), X[0].astype("f8")):
         with pytest.raises(ValueError, match=r"nn\.GRU\.forward"):
             layer.forward(x)
     with pytest.raises(ValueError, match="dout"):

@@ -73,7 +73,8 @@ class Recurrent(Layer):
         self.backward_steps: int | None = None
         self.state: tuple[Any, ...] | None = None
         self.dstate: tuple[Any, ...] | None = None
-        self._next: tuple[Any, ...] | None = None
+        self._next: tuple[Any, ...] | None = None  # where the next pass starts, and
+        self._was_set = False  # whether set_state said so
         self._pass: Pass | None = None
         self._returned = False
         self._reused: dict[str, Any] = {}
@@ -112,6 +113,7 @@ class Recurrent(Layer):
         """Let the next forward pass start from ``state``: one array (batch, units) for each of the cell's states."""
         state = self._checked_state(self._op("set_state"), "state", state, None)
         self.state = self._next = tuple(array.copy() for array in state)
+        self._was_set = True
 
     def reset_state(self) -> None:
         """Let the next forward pass start from zeros."""
@@ -161,7 +163,7 @@ class Recurrent(Layer):
             self._step(current, step)
         self._pass, self._returned = current, False
         self.state = tuple(states[time].copy() for states in current.states)
-        self._next = self.state if self.stateful else None
+        self._next, self._was_set = (self.state if self.stateful else None), False
         h = current.states[0]
         return h[1:].transpose(1, 0, 2).copy() if self.return_sequences else h[time].copy()
 
@@ -236,15 +238,16 @@ class Recurrent(Layer):
         )
 
     def _start(self, op: str, initial_state: Any, batch: int) -> tuple[Any, ...]:
+        state = self._next
         if initial_state is not None:
             state = self._checked_state(op, "initial_state", initial_state, batch)
-        elif self._next is None:
+        elif state is not None and len(state[0]) != batch:
+            if self._was_set:
+                expected = f"a batch of {len(state[0])}, as set_state's arrays have"
+                raise _checks.error(ValueError, op, "x", expected, _checks.Words(f"a batch of {batch}"))
+            state = None
+        if state is None:
             return (0,) * len(self.states)
-        elif len(self._next[0]) == batch:
-            state = self._next
-        else:
-            expected = f"a batch of {len(self._next[0])}, as the state has (or reset_state() first)"
-            raise _checks.error(ValueError, op, "x", expected, _checks.Words(f"a batch of {batch}"))
         return tuple(self._in_dtype_of_weights(op, "initial_state", array) for array in state)
 
     def _memory(self, name: str, shape: tuple[int, ...]) -> Any:

@@ -17,10 +17,11 @@ class SimpleRNN(Recurrent):
     of (shape, numpy.random.Generator). dtype and errors as for ``Dense``; built at the first forward pass.
 
     State: a pass starts from zeros, or from ``forward(x, initial_state=h)``, or from ``set_state(h)`` before it;
-    with ``stateful=True`` it starts where the pass before it ended, until ``reset_state()``. ``state``: (h,) at the end
-    of the latest pass; ``state_after(k)``: after its first k steps. After backward ``dstate`` is the gradient of the
-    initial state; gradients never flow into the pass before. ``backward_steps``: if set, backward goes no further than
-    so many steps from the end, as if all before were constants (``kitae.train.TruncatedBPTT``).
+    with ``stateful=True`` it starts where the pass before it ended, until ``reset_state()`` or a batch of another size,
+    whose sequences are others. ``state``: (h,) at the end of the latest pass; ``state_after(k)``: after its first k
+    steps. After backward ``dstate`` is the gradient of the initial state; gradients never flow into the pass before.
+    ``backward_steps``: if set, backward goes no further than so many steps from the end, as if all before were
+    constants (``kitae.train.TruncatedBPTT``).
 
     Elman (1990), "Finding structure in time". PyTorch's RNN has two biases, of which b is the sum, and W and U
     transposed: ``W[...] = weight_ih_l0.T``, ``U[...] = weight_hh_l0.T``, ``b[...] = bias_ih_l0 + bias_hh_l0``. Keras's
