@@ -15,25 +15,33 @@ from kitae.nn.activations import ELU, LeakyReLU, Sigmoid, SiLU, Swish, Tanh
 from kitae.nn.blocks import Branches, Residual
 from kitae.nn.composite import Composite
 from kitae.nn.dense import Dense
+from kitae.nn.embedding import Embedding
 from kitae.nn.gelu import GELU
 from kitae.nn.gradient_check import GradientCheck, GradientError, check_gradients
+from kitae.nn.gru import GRU
 from kitae.nn.layer import Layer
 from kitae.nn.losses import MeanSquaredError, ReconstructionCrossEntropy, SigmoidCrossEntropy, loss
+from kitae.nn.lstm import LSTM
 from kitae.nn.reduction import ElementWiseLoss, Loss
 from kitae.nn.relu import ReLU
 from kitae.nn.sequential import Sequential
+from kitae.nn.simple_rnn import SimpleRNN
 from kitae.nn.softmax import Softmax
 from kitae.nn.softmax_cross_entropy import SoftmaxCrossEntropy
+from kitae.nn.time_distributed import TimeDistributed, TimeDistributedLoss
 
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
     "Activation",
     "ActivationHistograms",
     "Branches",
     "Composite",
     "Dense",
     "ElementWiseLoss",
+    "Embedding",
     "GradientCheck",
     "GradientError",
     "Layer",
@@ -47,10 +55,13 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "SigmoidCrossEntropy",
+    "SimpleRNN",
     "Softmax",
     "SoftmaxCrossEntropy",
     "Swish",
     "Tanh",
+    "TimeDistributed",
+    "TimeDistributedLoss",
     "activation_histograms",
     "check_gradients",
     "initializers",

@@ -1,3 +1,5 @@
 """Training techniques on top of the kernels: the training loop, schedules, early stopping, checkpoints, diagnosis."""
 
-__all__: list[str] = []
+from kitae.train.truncated_bptt import TruncatedBPTT
+
+__all__ = ["TruncatedBPTT"]
