@@ -4,14 +4,44 @@ from kitae.train.callback import Callback, CallbackList, LambdaCallback
 from kitae.train.curves import plot_history
 from kitae.train.history import History
 from kitae.train.metrics import accuracy, binary_accuracy, mean_absolute_error
+from kitae.train.schedules import (
+    Constant,
+    Cosine,
+    CosineRestarts,
+    Exponential,
+    InverseTime,
+    Linear,
+    Map,
+    MultiStep,
+    OneCycle,
+    Polynomial,
+    Schedule,
+    Sequence,
+    Step,
+    WarmUp,
+)
 from kitae.train.trainer import Trainer
 
 __all__ = [
     "Callback",
     "CallbackList",
+    "Constant",
+    "Cosine",
+    "CosineRestarts",
+    "Exponential",
     "History",
+    "InverseTime",
     "LambdaCallback",
+    "Linear",
+    "Map",
+    "MultiStep",
+    "OneCycle",
+    "Polynomial",
+    "Schedule",
+    "Sequence",
+    "Step",
     "Trainer",
+    "WarmUp",
     "accuracy",
     "binary_accuracy",
     "mean_absolute_error",
