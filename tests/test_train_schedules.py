@@ -27,7 +27,7 @@ from kitae.train import (
 BASE = 0.3
 STEPS = 400
 
-# Ours, PyTorch's name and arguments, and the steps to compare: PyTorch's cosine turns round at its end, its cycle raises.
+# Ours, PyTorch's name and arguments, steps to compare: PyTorch's cosine turns round at its end, its cycle raises.
 PEERS = {
     "step": (Step(30, 0.7), "StepLR", {"step_size": 30, "gamma": 0.7}, STEPS),
     "multi_step": (

@@ -168,8 +168,8 @@ class CosineRestarts(Schedule):
 
 
 class OneCycle(Schedule):
-    """Up by a cosine from peak / start_divisor to peak over a share ``rise`` of ``total`` steps, then down by a cosine to
-    peak / start_divisor / end_divisor; rise * total has to be more than 1.
+    """Up by a cosine from peak / start_divisor to peak over a share ``rise`` of ``total`` steps, then down by a cosine
+    to peak / start_divisor / end_divisor; rise * total has to be more than 1.
 
     peak: a rate, or None for base_lr. Smith and Topin 2018. PyTorch's OneCycleLR with its defaults, without its cycling
     of momentum; past ``total``, where that raises, the rate stays.
@@ -223,7 +223,8 @@ class Map(Schedule):
 class Sequence(Schedule):
     """``schedules[0]`` up to ``milestones[0]``, then ``schedules[1]`` from its own step 0, and so on.
 
-    One milestone fewer than schedules; all of one ``per`` and ``workers``, which are this one's. PyTorch's SequentialLR.
+    One milestone fewer than schedules; all of one ``per`` and ``workers``, which are this one's. PyTorch's
+    SequentialLR.
     """
 
     def __init__(self, schedules: Listed[Schedule], milestones: Listed[int]) -> None:
