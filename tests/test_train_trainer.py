@@ -525,9 +525,7 @@ def test_a_generator_is_one_pass():
 
 def test_optimizer_of_another_model():
     other = {"w": np.zeros(3, np.float32)}
-    with pytest.raises(
-        ValueError, match=r"train.Trainer: optimizer: expected an optimizer attached to arrays"
-    ):
+    with pytest.raises(ValueError, match=r"train.Trainer: optimizer: expected an optimizer attached to arrays"):
         fit(trainer(optimizer=kitae.SGD(other, lr=0.1)), 1)
 
 

@@ -32,7 +32,7 @@ class Monitor:
 
     def improved(self, value: float) -> bool:
         """Whether ``value`` is better than the best, which it then becomes."""
-        better = self.sign * (self.best - value) > self.min_delta
+        better = self.sign * value < self.sign * self.best - self.min_delta
         if better:
             self.best = value
         return better
