@@ -1,3 +1,19 @@
 """Training techniques on top of the kernels: the training loop, schedules, early stopping, checkpoints, diagnosis."""
 
-__all__: list[str] = []
+from kitae.train.callback import Callback, CallbackList, LambdaCallback
+from kitae.train.curves import plot_history
+from kitae.train.history import History
+from kitae.train.metrics import accuracy, binary_accuracy, mean_absolute_error
+from kitae.train.trainer import Trainer
+
+__all__ = [
+    "Callback",
+    "CallbackList",
+    "History",
+    "LambdaCallback",
+    "Trainer",
+    "accuracy",
+    "binary_accuracy",
+    "mean_absolute_error",
+    "plot_history",
+]
