@@ -1,9 +1,11 @@
 """Training techniques on top of the kernels: the training loop, schedules, early stopping, checkpoints, diagnosis."""
 
 from kitae.train.callback import Callback, CallbackList, LambdaCallback
+from kitae.train.checkpoint import load_checkpoint, save_checkpoint
 from kitae.train.curves import plot_history
 from kitae.train.history import History
 from kitae.train.metrics import accuracy, binary_accuracy, mean_absolute_error
+from kitae.train.model_checkpoint import ModelCheckpoint
 from kitae.train.trainer import Trainer
 
 __all__ = [
@@ -11,9 +13,12 @@ __all__ = [
     "CallbackList",
     "History",
     "LambdaCallback",
+    "ModelCheckpoint",
     "Trainer",
     "accuracy",
     "binary_accuracy",
+    "load_checkpoint",
     "mean_absolute_error",
     "plot_history",
+    "save_checkpoint",
 ]
