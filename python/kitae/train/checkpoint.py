@@ -85,7 +85,9 @@ def _prepare(op: str, trainer: Any, sample: Mapping[str, Any] | None) -> None:
         raise _checks.error(ValueError, op, "trainer", expected, _checks.Words("neither"))
     xp: Any = np
     if sample["cupy"]:
-        import cupy as xp
+        import cupy
+
+        xp = cupy
     trainer.prepare(xp.zeros((1, *sample["shape"]), sample["dtype"]))
 
 
