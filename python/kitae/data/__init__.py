@@ -4,6 +4,7 @@ Files are input from elsewhere: nothing is unpickled, nothing is decompressed be
 announces, and a file that is not what it should be raises ``DataError`` with what was expected and what was found.
 """
 
+from kitae.data import augment
 from kitae.data.batches import Batches
 from kitae.data.cifar import read_cifar10
 from kitae.data.dataset import Dataset, digits, load, train_test_split
@@ -21,6 +22,7 @@ __all__ = [
     "Scaler",
     "Split",
     "StandardScaler",
+    "augment",
     "digits",
     "load",
     "one_hot",
