@@ -28,6 +28,7 @@ from kitae.nn.sequential import Sequential
 from kitae.nn.simple_rnn import SimpleRNN
 from kitae.nn.softmax import Softmax
 from kitae.nn.softmax_cross_entropy import SoftmaxCrossEntropy
+from kitae.nn.storage import load_weights, save_weights
 from kitae.nn.time_distributed import TimeDistributed, TimeDistributedLoss
 
 __all__ = [
@@ -65,5 +66,7 @@ __all__ = [
     "activation_histograms",
     "check_gradients",
     "initializers",
+    "load_weights",
     "loss",
+    "save_weights",
 ]

@@ -1,9 +1,7 @@
 """Training techniques on top of the kernels: the training loop, schedules, early stopping, checkpoints, diagnosis."""
 
-from kitae.train.truncated_bptt import TruncatedBPTT
-
-__all__ = ["TruncatedBPTT"]
 from kitae.train.callback import Callback, CallbackList, LambdaCallback
+from kitae.train.checkpoint import load_checkpoint, save_checkpoint
 from kitae.train.csv_logger import CSVLogger
 from kitae.train.curves import plot_history, plot_range_test
 from kitae.train.early_stopping import EarlyStopping, TerminateOnNaN
@@ -28,6 +26,7 @@ from kitae.train.metrics import (
     precision,
     recall,
 )
+from kitae.train.model_checkpoint import ModelCheckpoint
 from kitae.train.range_test import RangeTest, compare_learning_rates, learning_rate_range_test
 from kitae.train.schedules import (
     Constant,
@@ -46,6 +45,7 @@ from kitae.train.schedules import (
     WarmUp,
 )
 from kitae.train.trainer import Trainer
+from kitae.train.truncated_bptt import TruncatedBPTT
 
 __all__ = [
     "CSVLogger",
@@ -62,6 +62,7 @@ __all__ = [
     "LearningRateScheduler",
     "Linear",
     "Map",
+    "ModelCheckpoint",
     "MultiStep",
     "OneCycle",
     "Polynomial",
@@ -72,6 +73,7 @@ __all__ = [
     "Step",
     "TerminateOnNaN",
     "Trainer",
+    "TruncatedBPTT",
     "WarmUp",
     "accuracy",
     "binary_accuracy",
@@ -82,6 +84,7 @@ __all__ = [
     "freeze_statistics",
     "frozen_names",
     "learning_rate_range_test",
+    "load_checkpoint",
     "mean_absolute_error",
     "of_whole_set",
     "parameter_groups",
@@ -90,6 +93,7 @@ __all__ = [
     "precision",
     "recall",
     "replace_last_layers",
+    "save_checkpoint",
     "trainable_gradients",
     "unfreeze",
 ]
