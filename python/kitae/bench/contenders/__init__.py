@@ -5,7 +5,7 @@ faster by a change that its users can make is a defect of this folder.
 """
 
 from ..cases import Case, Inputs
-from . import dropout, gradients, jax, normalization, optimizers, torch_face
+from . import dropout, gradients, jax, layer_normalization, normalization, optimizers, torch_face
 from .contender import Contender, Contenders, Maker, System, set_threads, torch_if_installed
 
 
@@ -15,6 +15,8 @@ def contenders(case: Case, inputs: Inputs) -> Contenders:
         maker = torch_face.contenders
     elif case.family == "batch_norm":
         maker = normalization.contenders
+    elif case.family == "layer_norm":
+        maker = layer_normalization.contenders
     elif case.family == "dropout":
         maker = dropout.contenders
     elif "params" in inputs:
