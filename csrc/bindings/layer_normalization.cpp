@@ -30,6 +30,7 @@ void require_row(const Argument& row, const Array& x, int normalized) {
   for (int axis = 0; same && axis < normalized; ++axis)
     same = row.array.shape[axis] == x.shape[x.ndim - normalized + axis];
   if (!same) throw Rejected{row.name, "shape"};
+  require_contiguous(row.array, row.name);
 }
 
 double* statistics_argument(py::handle object, int64_t rows) {

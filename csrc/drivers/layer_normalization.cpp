@@ -7,7 +7,6 @@
 
 #include "cpu/channel_plan.h"
 #include "drivers/vectors.h"
-#include "drivers/view.h"
 #include "ops/layer_norm.h"
 
 namespace kitae {
@@ -20,22 +19,13 @@ using cpu::Tile;
 using cpu::TileBuffer;
 using cpu::TileReader;
 
-// An array of any shape and strides in the C order of its indices, rounded to T.
+// The numbers of the columns, rounded to T.
 template <class T>
-void read_flat(const Array& from, T absent, T* to, int64_t count) {
+void read_columns(const Array& from, T absent, T* to, int64_t count) {
   if (!from) return std::fill(to, to + count, absent);
-  View view;
-  view.assign(from);
   visit_dtype(from.dtype, [&](auto zero) {
-    using S = decltype(zero);
-    if (view.contiguous) {
-      const S* elements = from.as<const S>();
-      for (int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(to_float(elements[i]));
-    } else if (count > 0) {
-      view.walk(0, count, [to](const char* element, int64_t i) {
-        to[i] = static_cast<T>(to_float(*reinterpret_cast<const S*>(element)));
-      });
-    }
+    const auto* elements = from.as<const decltype(zero)>();
+    for (int64_t i = 0; i < count; ++i) to[i] = static_cast<T>(to_float(elements[i]));
   });
 }
 
@@ -89,8 +79,8 @@ struct Forward {
     const int64_t padded = cpu::round_up(c.columns, kLanes);
     gamma = cpu::scratch<T>(Scratch::tile, 2 * padded);
     beta = gamma + padded;
-    read_flat<T>(call.gamma, 1, gamma, c.columns);
-    read_flat<T>(call.beta, 0, beta, c.columns);
+    read_columns<T>(call.gamma, 1, gamma, c.columns);
+    read_columns<T>(call.beta, 0, beta, c.columns);
   }
 
   const S* x() const { return call.x.as<const S>(); }
@@ -249,7 +239,7 @@ struct Backward {
     column_sums = products + call.rows;
     column_products = column_sums + call.columns;
     gamma = cpu::scratch<T>(Scratch::tile, call.columns);
-    read_flat<T>(call.gamma, 1, gamma, call.columns);
+    read_columns<T>(call.gamma, 1, gamma, call.columns);
   }
 
   void sum_columns() const {

@@ -10,7 +10,7 @@ namespace kitae {
 
 struct LayerNorm {
   int64_t rows = 0, columns = 0;
-  Array x, gamma;                // gamma absent: 1; of any shape and strides, `columns` elements in C order
+  Array x, gamma;                // gamma: `columns` elements in C order, absent: 1
   double* statistics = nullptr;  // (3, rows): mean, mean_low, inv_std
 
   int64_t size() const { return rows * columns; }

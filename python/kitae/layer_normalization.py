@@ -65,7 +65,7 @@ def layer_norm(
     computed where x lies; for others, and for arrays with gaps, x is copied inside. y has x's dtype; its memory is in C
     order with the normalized axes last.
     gamma, beta: of the shape of the normalized axes, in their order in x, float32, float64 or x's dtype (in
-    computation: float64 for float64 x, else float32); None is 1 and 0.
+    computation: float64 for float64 x, else float32); strided ones are copied inside; None is 1 and 0.
     nonfinite: what a sample whose mean or variance is infinite or NaN does. "raise" (default): FloatingPointError,
     nothing is written. "zero": infinite and NaN elements of x count as 0. "propagate": as the formula says. On a GPU
     nothing waits: after "raise" ``out`` is as it was, and the next ``kitae.check()`` raises; "zero" works on a copy.
@@ -89,7 +89,7 @@ def layer_norm(
 
 def _order(op: str, ndim: int, axis: Any) -> tuple[tuple[int, ...] | None, int]:
     """The order of x's axes with the normalized ones last (None: as they are), and how many these are."""
-    if axis == -1 and type(axis) is int:
+    if type(axis) is int and axis == -1:
         return None, 1
     if not isinstance(axis, tuple):
         axes = [_checks.integer(op, "axis", axis, low=-ndim, high=ndim - 1)]
@@ -125,7 +125,7 @@ def _forward(
     nonfinite: str,
     out: NDArray[Any] | None,
 ) -> tuple[NDArray[Any], SavedLayerNorm]:
-    """layer_norm with checked hyperparameters."""
+    """layer_norm with checked hyperparameters. What has gaps is copied and tried again; the rest is the caller's mistake."""
     if type(x) is not np.ndarray:
         x, out = _dispatch.as_array(x), _dispatch.as_array(out)
     backend = _dispatch.backend_for(x, op, "x")
@@ -144,11 +144,17 @@ def _forward(
                 source, gamma, beta, y, statistics, normalized, eps, NONFINITE_CODES[nonfinite], out is None
             )
         except Rejected as rejected:
-            if rejected.argument == "x" and rejected.reason == "contiguous":
+            gaps = rejected.reason == "contiguous"
+            if gaps and rejected.argument == "x":
                 source = source.copy(order="C")
-                continue
-            values = {"x": x, "gamma": gamma, "beta": beta, "out": out}
-            raise _explain(op, rejected, values, source, normalized) from None
+            elif gaps and rejected.argument == "gamma" and gamma is not None:
+                gamma = gamma.copy(order="C")
+            elif gaps and rejected.argument == "beta" and beta is not None:
+                beta = beta.copy(order="C")
+            else:
+                values = {"x": x, "gamma": gamma, "beta": beta, "out": out}
+                raise _explain(op, rejected, values, source, normalized) from None
+            continue
         if bad < 0 or nonfinite == "propagate":
             break
         if nonfinite == "raise":

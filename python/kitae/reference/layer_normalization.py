@@ -44,6 +44,8 @@ def _row(array: Any, argument: str, x: np.ndarray, normalized: int) -> np.ndarra
         raise Rejected(argument, "dtype")
     if array.shape != x.shape[x.ndim - normalized :]:
         raise Rejected(argument, "shape")
+    if not array.flags.c_contiguous:
+        raise Rejected(argument, "contiguous")
     return array
 
 
