@@ -125,7 +125,8 @@ def _forward(
     nonfinite: str,
     out: NDArray[Any] | None,
 ) -> tuple[NDArray[Any], SavedLayerNorm]:
-    """layer_norm with checked hyperparameters. What has gaps is copied and tried again; the rest is the caller's mistake."""
+    """layer_norm with checked hyperparameters."""
+    # What has gaps is copied and tried again; everything else is the caller's mistake.
     if type(x) is not np.ndarray:
         x, out = _dispatch.as_array(x), _dispatch.as_array(out)
     backend = _dispatch.backend_for(x, op, "x")
