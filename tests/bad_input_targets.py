@@ -318,6 +318,100 @@ def normalization_targets() -> Iterator[Target]:
         )
 
 
+def layer_normalization_targets() -> Iterator[Target]:
+    op = "layer_norm"
+    # Of C order with the normalized axes last, as y is without `out`.
+    out = optional({**WRITE_LIKE, **dict.fromkeys(LAYOUTS, ValueError)})
+
+    def good() -> Arguments:
+        parameters = {"gamma": numbers(2, (4,)), "beta": numbers(3, (4,))}
+        return {"x": numbers(1), **parameters, "axis": -1, "eps": 1e-5, "nonfinite": "raise", "out": None}
+
+    def forward(arguments: Arguments) -> Any:
+        keywords = dict(arguments)
+        positional = [keywords.pop(name) for name in ("x", "gamma", "beta")]
+        y, saved = kitae.layer_norm(*positional, **keywords)
+        assert arguments["out"] is None or y is arguments["out"]
+        return y, saved.mean, saved.inv_std
+
+    # Another length of its last axis is what gamma has not; without axes there is nothing to normalize.
+    x = {**READ_SHAPED, **CHOOSES_BACKEND, "longer": WORKS, "empty": WORKS, "one_axis_more": WORKS}
+    x["one_axis_less"] = WORKS
+    yield Target(op, "x", x, forward, good, names={"transposed": (op, "gamma")})
+    for name in ("gamma", "beta"):
+        yield Target(op, name, {**READ_VECTOR, "none": WORKS}, forward, good)
+    yield Target(op, "out", out, forward, lambda: {**good(), "out": numbers(4)})
+    names = {"zero": (op, "gamma")}
+    axis = {**AXIS_OF_TWO, "zero": ValueError, "minus_three": ValueError}
+    yield Target(op, "axis", axis, forward, good, names=names)
+    yield Target(op, "eps", NOT_NEGATIVE, forward, good)
+    yield Target(op, "nonfinite", CHOICE, forward, good)
+
+    def backward(arguments: Arguments) -> Any:
+        start = good()
+        _, saved = kitae.layer_norm(start["x"], start["gamma"], start["beta"])
+        return kitae.layer_norm_backward(arguments["dout"], saved, out=arguments["out"])
+
+    op, dout = "layer_norm_backward", {**READ_LIKE, **CHOOSES_BACKEND}
+    yield Target(op, "dout", dout, backward, lambda: {"dout": numbers(4), "out": None})
+    yield Target(op, "out", out, backward, lambda: {"dout": numbers(4), "out": numbers(5)})
+
+    def layer_forward(arguments: Arguments) -> Any:
+        layer = kitae.LayerNorm(arguments["shape"])
+        return undisturbed(lambda: copies(layer.params), lambda: layer.forward(arguments["x"])), layer.params
+
+    op = "LayerNorm.forward"
+    transposed = {"transposed": (op, "gamma")}
+    yield Target(op, "x", x, layer_forward, lambda: {"x": numbers(1), "shape": 4}, names=transposed)
+    lazily = {**x, "transposed": WORKS}
+    yield Target(op, "x", lazily, layer_forward, lambda: {"x": numbers(1), "shape": None}, variant="(without sizes)")
+
+    def layer_backward(arguments: Arguments) -> Any:
+        layer = kitae.LayerNorm(4)
+        layer.forward(numbers(1))
+        return undisturbed(lambda: copies(layer.grads), lambda: layer.backward(arguments["dout"])), layer.grads
+
+    yield Target("LayerNorm.backward", "dout", dout, layer_backward, lambda: {"dout": numbers(4)})
+    for keyword, value, outcomes in (
+        ("shape", 4, optional(LENGTH)),
+        ("eps", 0.5, NOT_NEGATIVE),
+        ("trainable", True, TRUTH),
+        ("nonfinite", "raise", CHOICE),
+    ):
+        yield Target(
+            "LayerNorm", keyword, outcomes, lambda a: kitae.LayerNorm(**a).params, lambda k=keyword, v=value: {k: v}
+        )
+
+
+def weight_normalization_targets() -> Iterator[Target]:
+    op = "weight_norm"
+    out = optional({**WRITE_LIKE, **dict.fromkeys(LAYOUTS, ValueError)})
+
+    def good() -> Arguments:
+        return {"v": numbers(1), "g": numbers(2, (4,)), "axis": 1, "out": None}
+
+    def forward(arguments: Arguments) -> Any:
+        keywords = dict(arguments)
+        w, saved = kitae.weight_norm(keywords.pop("v"), keywords.pop("g"), **keywords)
+        assert arguments["out"] is None or w is arguments["out"]
+        return w, saved.norms
+
+    v = {**READ_SHAPED, **CHOOSES_BACKEND, "longer": WORKS, "empty": WORKS}
+    yield Target(op, "v", v, forward, good, names=dict.fromkeys(("one_axis_more", "transposed"), (op, "g")))
+    yield Target(op, "g", READ_VECTOR, forward, good)
+    yield Target(op, "out", out, forward, lambda: {**good(), "out": numbers(4)})
+    axis = optional({**AXIS_OF_TWO, "zero": ValueError, "minus_three": ValueError})
+    yield Target(op, "axis", axis, forward, good, names={"zero": (op, "g")})
+
+    def backward(arguments: Arguments) -> Any:
+        _, saved = kitae.weight_norm(numbers(1), numbers(2, (4,)))
+        return kitae.weight_norm_backward(arguments["dw"], saved, out=arguments["out"])
+
+    op, dw = "weight_norm_backward", {**READ_LIKE, **CHOOSES_BACKEND}
+    yield Target(op, "dw", dw, backward, lambda: {"dw": numbers(4), "out": None})
+    yield Target(op, "out", out, backward, lambda: {"dw": numbers(4), "out": numbers(5)})
+
+
 def dropout_targets() -> Iterator[Target]:
     def described(mask: Any) -> Any:
         return mask.unpack(), mask.shape, mask.drop, mask.scale, mask.seed, mask.offset
@@ -443,6 +537,8 @@ TARGETS = [
     *optimizer_targets(),
     *gradient_targets(),
     *normalization_targets(),
+    *layer_normalization_targets(),
+    *weight_normalization_targets(),
     *dropout_targets(),
     *process_targets(),
 ]

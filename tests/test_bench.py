@@ -23,6 +23,7 @@ SMALL = {
         Size("4x3x5x7 NCHW", ((4, 3, 5, 7),)),
         Size("4x5x7x3 NHWC", ((4, 5, 7, 3),), axis=-1),
     ],
+    "layer_norm": [Size("33x17", ((33, 17),)), Size("4x5x37", ((4, 5, 37),))],
     "dropout": [Size("70001", ((70_001,),))],
     "optimizers": [Size("tensors", ((7, 5), (5,), (40_001,)), options={"steps": 1})],
     "clipping": [Size("tensors", ((7, 5), (5,), (40_001,)), options={"steps": 1})],

@@ -8,6 +8,7 @@ import pytest
 
 import kitae
 from kitae import _dispatch
+from kitae.nn import Dense
 
 _COMMON = "weight_decay=None, l1=0.0, max_norm=None, nonfinite=None, master=None, no_decay=(), semantics='paper'"
 
@@ -17,6 +18,12 @@ PUBLIC = {
     "batch_norm_backward": "(dout, saved, *, out=None)",
     "BatchNorm": "(channels=None, *, axis=1, eps=None, running_decay=None, unbiased=None, activation=None, slope=0.01, "
     "trainable=True, nonfinite=None, dtype=None, semantics='paper')",
+    "layer_norm": "(x, gamma, beta, *, axis=-1, eps=1e-05, nonfinite='raise', out=None)",
+    "layer_norm_backward": "(dout, saved, *, out=None)",
+    "LayerNorm": "(shape=None, *, axis=-1, eps=1e-05, trainable=True, nonfinite='raise', dtype=None)",
+    "weight_norm": "(v, g, *, axis=None, out=None)",
+    "weight_norm_backward": "(dw, saved, *, out=None)",
+    "WeightNorm": "(layer, *, axis=None)",
     "dropout": "(x, drop, *, seed, offset=0, scale='inverted', store='bits', out=None)",
     "dropout_backward": "(dout, mask, *, out=None)",
     "dropout_mask": "(shape, drop, *, seed, offset=0)",
@@ -59,7 +66,12 @@ def test_signature(name):
 
 
 def test_nothing_else_is_public():
-    assert set(kitae.__all__) - set(PUBLIC) == {"Mask", "Saved"}  # what functions return, for annotations
+    assert set(kitae.__all__) - set(PUBLIC) == {
+        "Mask",
+        "Saved",
+        "SavedLayerNorm",
+        "SavedWeightNorm",
+    }  # what functions return, for annotations
     assert len(kitae.__all__) == len(set(kitae.__all__))
 
 
@@ -92,7 +104,14 @@ def test_optimizer_interface(name):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: kitae.BatchNorm(4), kitae.Dropout, lambda: kitae.DropConnect(kitae.BatchNorm(4), names=("gamma",))]
+    "make",
+    [
+        lambda: kitae.BatchNorm(4),
+        lambda: kitae.LayerNorm(4),
+        lambda: kitae.WeightNorm(Dense(4)),
+        kitae.Dropout,
+        lambda: kitae.DropConnect(kitae.BatchNorm(4), names=("gamma",)),
+    ],
 )
 def test_layer_interface(make):
     layer = make()

@@ -57,6 +57,8 @@ Extent extent(const Array& array);
 
 // One per family, called by module.cpp.
 void register_normalization(py::module_& module);
+void register_layer_normalization(py::module_& module);
+void register_weight_normalization(py::module_& module);
 void register_dropout(py::module_& module);
 void register_optimizers(py::module_& module);
 void register_gradients(py::module_& module);

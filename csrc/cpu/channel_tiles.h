@@ -166,4 +166,29 @@ inline void store_tile(S* data, const ChannelSizes& sizes, const Region& tile, W
   }
 }
 
+// Room for a tile of S in the type of arithmetic; none where the two are one type and tiles are read in place.
+template <class S>
+struct TileBuffer {
+  alignas(64) Compute<S> data[std::is_same_v<S, Compute<S>> ? 1 : kTileElements];
+};
+
+// The tiles of one tensor, for sums (reduce_channels.h).
+template <class S>
+struct TileReader {
+  using T = Compute<S>;
+  const bool columns;
+  const ChannelSizes view;
+  const S* from;
+  TileBuffer<S> buffer;
+
+  TileReader(const ChannelSizes& sizes, const S* data)
+      : columns(columns_are_lanes(sizes)), view(columns ? as_columns(sizes) : sizes), from(data) {}
+
+  void prepare(int64_t /*channel*/, int64_t /*count*/) {}
+  void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[1]) {
+    tiles[0] = load_tile<T>(from, view, tile, buffer.data);
+    tiles[0].ahead = fetch_ahead(from, view, tile, next);
+  }
+};
+
 }  // namespace kitae::cpu

@@ -9,7 +9,7 @@
 #include "cpu/activation_bits.h"
 #include "cpu/activation_bounds.h"
 #include "cpu/channel_plan.h"
-#include "ops/rounding.h"
+#include "drivers/vectors.h"
 
 namespace kitae {
 namespace {
@@ -19,35 +19,8 @@ using cpu::Box;
 using cpu::Region;
 using cpu::Scratch;
 using cpu::Tile;
-
-// ---- small vectors, one number a channel, of any storage type and stride
-
-// f(element, index) over a vector; the usual stride is a constant for the compiler.
-template <class S, class F>
-void for_each_element(const Array& vector, F f) {
-  char* data = vector.as<char>();
-  const int64_t count = vector.shape[0], stride = vector.strides[0];
-  if (stride == static_cast<int64_t>(sizeof(S))) {
-    for (int64_t i = 0; i < count; ++i) f(reinterpret_cast<S*>(data)[i], i);
-  } else {
-    for (int64_t i = 0; i < count; ++i) f(*reinterpret_cast<S*>(data + i * stride), i);
-  }
-}
-
-void read_vector(const Array& from, double absent, double* to, int64_t count) {
-  if (!from) return std::fill(to, to + count, absent);
-  visit_dtype(from.dtype, [&](auto zero) {
-    using S = decltype(zero);
-    for_each_element<const S>(from, [to](const S& value, int64_t i) { to[i] = static_cast<double>(to_float(value)); });
-  });
-}
-
-void write_vector(const Array& to, const double* from) {
-  visit_dtype(to.dtype, [&](auto zero) {
-    using S = decltype(zero);
-    for_each_element<S>(to, [from](S& value, int64_t i) { value = round_from_double<S>(from[i]); });
-  });
-}
+using cpu::TileBuffer;
+using cpu::TileReader;
 
 // ---- the numbers of the element-wise steps, one table entry a channel
 
@@ -198,12 +171,6 @@ void with_activation(Activation activation, F&& f) {
 
 // ---- what forward and backward share
 
-// Room for a tile of S in the type of arithmetic; none where the two are one type and tiles are read in place.
-template <class S>
-struct TileBuffer {
-  alignas(64) Compute<S> data[std::is_same_v<S, Compute<S>> ? 1 : cpu::kTileElements];
-};
-
 template <class S>
 struct Pass {
   using T = Compute<S>;
@@ -274,24 +241,6 @@ struct Pass {
 // ---- forward
 
 template <class S>
-struct DeviationReader {
-  using T = Compute<S>;
-  const bool columns;
-  const ChannelSizes view;
-  const S* x;
-  TileBuffer<S> buffer;
-
-  DeviationReader(const ChannelSizes& sizes, const S* from_x)
-      : columns(cpu::columns_are_lanes(sizes)), view(columns ? cpu::as_columns(sizes) : sizes), x(from_x) {}
-
-  void prepare(int64_t /*channel*/, int64_t /*count*/) {}
-  void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[1]) {
-    tiles[0] = cpu::load_tile<T>(x, view, tile, buffer.data);
-    tiles[0].ahead = cpu::fetch_ahead(x, view, tile, next);
-  }
-};
-
-template <class S>
 struct Forward : Pass<S> {
   using typename Pass<S>::T;
   using Pass<S>::sizes;
@@ -303,7 +252,7 @@ struct Forward : Pass<S> {
 
   const S* x() const { return forward.x.template as<const S>(); }
   double first_element(int64_t channel) const { return static_cast<double>(to_float(x()[channel * sizes.inner])); }
-  DeviationReader<S> reader() const { return {sizes, x()}; }
+  TileReader<S> reader() const { return {sizes, x()}; }
 
   // Loops without branches, so that divisions and square roots run several at a time.
   void finish(int64_t begin, int64_t end, const double* first_elements, const double* sum,
@@ -433,7 +382,7 @@ struct Forward : Pass<S> {
       return bad;
     }
     int64_t bad = -1;
-    cpu::reduce_and_map<DeviationTerms, T, DeviationReader<S>>(
+    cpu::reduce_and_map<DeviationTerms, T, TileReader<S>>(
         sizes, sizeof(S), !strict || forward.fresh,
         [&](int64_t begin, int64_t end, double* numbers) {
           for (int64_t channel = begin; channel < end; ++channel) numbers[channel - begin] = first_element(channel);

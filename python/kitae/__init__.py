@@ -6,8 +6,10 @@ same bits for any number of threads and on every CPU. ``kitae.reference`` is the
 
 from . import dropout as _dropout  # the module, before the function of that name takes its place here
 from . import gradients as _gradients
+from . import layer_normalization as _layer_normalization
 from . import normalization as _normalization
 from . import optimizers as _optimizers
+from . import weight_normalization as _weight_normalization
 
 # isort: split
 from kitae._dispatch import check, show_config, use_backend
@@ -15,8 +17,10 @@ from kitae._random import seed
 from kitae._threads import get_num_threads, set_num_threads
 from kitae.dropout import *  # noqa: F403  each family's module names its public functions in __all__
 from kitae.gradients import *  # noqa: F403
+from kitae.layer_normalization import *  # noqa: F403
 from kitae.normalization import *  # noqa: F403
 from kitae.optimizers import *  # noqa: F403
+from kitae.weight_normalization import *  # noqa: F403
 
 __version__ = "0.1.0"
 
@@ -29,6 +33,8 @@ __all__ = [
     "use_backend",
     *_dropout.__all__,
     *_gradients.__all__,
+    *_layer_normalization.__all__,
     *_normalization.__all__,
     *_optimizers.__all__,
+    *_weight_normalization.__all__,
 ]

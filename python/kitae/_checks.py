@@ -318,6 +318,21 @@ def nonfinite_channel(op: str, x: Any, axis: int, channel: int) -> Exception:
     return FloatingPointError(f"{kind_error} (nothing was written; nonfinite= says what else to do)")
 
 
+def nonfinite_sample(op: str, x: Any, order: Sequence[int] | None, normalized: int, row: int) -> Exception:
+    """A sample's mean or variance is infinite or NaN, so an element is; nothing was written. x: its axes in ``order``
+    (None: its own), the last ``normalized`` of which make a sample."""
+    place = x.ndim - normalized
+    sample = tuple(int(i) for i in np.unravel_index(row, x.shape[:place])) if place else ()
+    bad = np.argwhere(~np.isfinite(np.asarray(x[sample]).astype(np.float64)))
+    words = f"sample {sample if len(sample) != 1 else sample[0]} with {len(bad)} infinite or NaN elements"
+    if len(bad):
+        index = (*sample, *map(int, bad[0]))
+        at = index if order is None else tuple(index[list(order).index(axis)] for axis in range(x.ndim))
+        words = f"{words}, the first at {at}"
+    kind_error = error(FloatingPointError, op, "x", "a finite mean and variance in every sample", Words(words))
+    return FloatingPointError(f"{kind_error} (nothing was written; nonfinite= says what else to do)")
+
+
 def nonfinite_running(op: str, channel: int, mean: Any, variance: Any) -> Exception:
     """A running statistic that inference would divide by, or subtract, is not a number for it."""
     expected = "a finite mean and a finite variance above -eps in every channel"

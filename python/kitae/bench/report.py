@@ -17,6 +17,8 @@ OP_NAMES = {
     "batch_norm_inference": "batch norm, inference",
     "batch_norm_backward": "batch norm, backward",
     "batch_norm_relu_backward": "batch norm + ReLU, backward",
+    "layer_norm": "layer norm",
+    "layer_norm_backward": "layer norm, backward",
     "dropout": "dropout",
     "dropout_backward": "dropout, backward",
     "sgd": "SGD",
@@ -42,6 +44,7 @@ OP_NAMES = {
 }
 FAMILY_NAMES = {
     "batch_norm": "batch norm",
+    "layer_norm": "layer norm",
     "dropout": "dropout",
     "optimizers": "optimizers",
     "clipping": "clipping",

@@ -2,8 +2,10 @@
 
 from kitae.reference.dropout import dropout_backward, dropout_forward, dropout_mask
 from kitae.reference.gradients import clip_grad_norm, clip_grad_value, global_norm
+from kitae.reference.layer_normalization import layer_norm_backward, layer_norm_forward
 from kitae.reference.normalization import batch_norm_backward, batch_norm_forward, batch_norm_sizes
 from kitae.reference.optimizers import OptimizerPlan
+from kitae.reference.weight_normalization import weight_norm_backward, weight_norm_forward
 
 __all__ = [
     "OptimizerPlan",
@@ -16,4 +18,8 @@ __all__ = [
     "dropout_forward",
     "dropout_mask",
     "global_norm",
+    "layer_norm_backward",
+    "layer_norm_forward",
+    "weight_norm_backward",
+    "weight_norm_forward",
 ]

@@ -7,7 +7,7 @@ faster by a change that its users can make is a defect of this folder.
 import numpy as np
 
 from ..cases import Case, Inputs
-from . import dropout, gradients, jax, normalization, optimizers, torch_face
+from . import dropout, gradients, jax, layer_normalization, normalization, optimizers, torch_face
 from .contender import Contender, Contenders, Maker, System, set_threads, torch_if_installed
 
 
@@ -17,6 +17,8 @@ def contenders(case: Case, inputs: Inputs) -> Contenders:
         maker = torch_face.contenders
     elif case.family == "batch_norm":
         maker = normalization.contenders
+    elif case.family == "layer_norm":
+        maker = layer_normalization.contenders
     elif case.family == "dropout":
         maker = dropout.contenders
     elif "params" in inputs:
