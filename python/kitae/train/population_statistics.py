@@ -80,7 +80,7 @@ def batch_norms(model: Any) -> Iterator[Any]:
             yield layer
         children = getattr(layer, "children", None)
         within = [child for _, child in children()] if callable(children) else []
-        for child in within or getattr(layer, "layers", ()):
+        for child in within or list(getattr(layer, "layers", ())):
             yield from inside(child)
 
     return inside(model)
