@@ -1,4 +1,5 @@
-"""Averaged weights against the last ones: EMA and SWA beside an optimizer with a high constant learning rate, each with batch norm's statistics as training left them and as `precise_batch_norm` takes them.
+"""Averaged weights against the last ones: EMA and SWA beside an optimizer with a high constant learning rate on digits,
+each with batch norm's statistics as training left them and as `precise_batch_norm` takes them.
 
 Prints the test loss and accuracy of every choice, and draws the test loss over the epochs.
 """
