@@ -198,6 +198,88 @@ def gradient_targets() -> Iterator[Target]:
             lambda k=keyword, w=word: {**good(), k: w},
         )
     yield Target("clip_grad_value", "limit", POSITIVE_OR_INFINITE, clip_value, good)
+    yield from normalization_of_gradients_targets()
+
+
+def normalization_of_gradients_targets() -> Iterator[Target]:
+    def good() -> Arguments:
+        arrays = {"first": numbers(1), "second": numbers(2, (5,)), "param": numbers(3)}
+        return {**arrays, "threshold": 0.5, "clipping": 0.25, "eps": 0.5, "axis": 1}
+
+    op = "normalize_gradients"
+
+    def normalize(arguments: Arguments, mode: str = "clip_l2_per_layer", **keywords: Any) -> Any:
+        layers = [[arguments["second"]], [arguments["first"]]]
+        return kitae.normalize_gradients(layers, mode, arguments["threshold"], **keywords)
+
+    for mode in ("clip_l2_per_layer", "renormalize_l2_per_param_type", "clip_elementwise_absolute_value"):
+        yield Target(
+            op,
+            "grads[1]",
+            optional(WRITE),
+            lambda a, m=mode: normalize(a, m),
+            good,
+            "first",
+            variant=f"({mode})",
+        )
+    yield Target(op, "threshold", POSITIVE_OR_INFINITE, normalize, good)
+    for keyword, word in (("nonfinite", "raise"), ("mode", "clip_l2_per_layer")):
+        yield Target(
+            op,
+            keyword,
+            CHOICE,
+            lambda a, k=keyword: normalize(a, **{k: a[k]}),
+            lambda k=keyword, w=word: {**good(), k: w},
+        )
+
+    op = "clip_grad_adaptive"
+
+    def adaptive(arguments: Arguments, **keywords: Any) -> Any:
+        params, grads = [numbers(4, (5,)), arguments["param"]], [arguments["second"], arguments["first"]]
+        return kitae.clip_grad_adaptive(
+            params, grads, arguments["clipping"], eps=arguments["eps"], axis=arguments["axis"], **keywords
+        )
+
+    # A parameter of another shape is fine; its gradient then is not.
+    shaped = dict.fromkeys(SHAPES, (op, "grads[1]"))
+    yield Target(op, "params[1]", READ_SHAPED, adaptive, good, "param", shaped)
+    yield Target(op, "grads[1]", optional(WRITE_SHAPED), adaptive, good, "first")
+    positive = {**POSITIVE_OR_INFINITE, "plus_infinity": ValueError}
+    yield Target(op, "clipping", positive, adaptive, good)
+    yield Target(op, "eps", positive, adaptive, good)
+    axis = {**AXIS_OF_TWO, "two": WORKS, "minus_three": WORKS, "none": WORKS}
+    yield Target(op, "axis", axis, adaptive, good)
+    yield Target(
+        op,
+        "nonfinite",
+        CHOICE,
+        lambda a: adaptive(a, nonfinite=a["nonfinite"]),
+        lambda: {**good(), "nonfinite": "raise"},
+    )
+
+
+def averaging_targets() -> Iterator[Target]:
+    def update(average: Any) -> Any:
+        average.update()
+        return average.state_dict()
+
+    for name in ("EMA", "SWA"):
+        cls = getattr(kitae, name)
+        arrays = lambda: {"param": numbers(1)}  # noqa: E731
+        yield Target(name, "params[1]", WRITE, lambda a, c=cls: update(c([numbers(2), a["param"]])), arrays, "param")
+
+        def copy_to(arguments: Arguments, cls: Any = cls) -> Any:
+            return cls([numbers(2, (5,)), numbers(3)]).copy_to([numbers(2, (5,)), arguments["param"]])
+
+        yield Target(f"{name}.copy_to", "params[1]", WRITE_LIKE, copy_to, arrays, "param")
+    for keyword, value, outcomes in (("decay", 0.5, BELOW_ONE), ("debias", True, TRUTH), ("warmup", True, TRUTH)):
+        yield Target(
+            "EMA",
+            keyword,
+            outcomes,
+            lambda a: update(kitae.EMA([numbers(1)], **a)),
+            lambda k=keyword, v=value: {k: v},
+        )
 
 
 VECTORS = ("gamma", "beta", "running_mean", "running_var")
@@ -536,6 +618,7 @@ def process_targets() -> Iterator[Target]:
 TARGETS = [
     *optimizer_targets(),
     *gradient_targets(),
+    *averaging_targets(),
     *normalization_targets(),
     *layer_normalization_targets(),
     *weight_normalization_targets(),

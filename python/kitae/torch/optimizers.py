@@ -9,8 +9,9 @@ import torch
 
 from kitae import _checks, _dispatch
 from kitae._checks import Rejected
+from kitae._parameters import Places
 from kitae.gradients import CLIP_EPS, NONFINITE_CODES, SCOPE_CODES
-from kitae.optimizers import Numbers, _Places
+from kitae.optimizers import Numbers
 from kitae.torch import _tensors
 
 Group = Mapping[str, Any]
@@ -298,7 +299,7 @@ class _Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             self._check_group(group)  # a checkpoint may have brought options
         values = _tensors.arrays(op, "params", parameters)
-        if len(_Places(op, values).first) < len(values):
+        if len(Places(op, values).first) < len(values):
             got = _checks.Words("several with the same memory")
             raise _checks.error(ValueError, op, "params", "tensors with memory of their own", got)
 

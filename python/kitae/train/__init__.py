@@ -27,6 +27,7 @@ from kitae.train.metrics import (
     recall,
 )
 from kitae.train.model_checkpoint import ModelCheckpoint
+from kitae.train.population_statistics import precise_batch_norm
 from kitae.train.range_test import RangeTest, compare_learning_rates, learning_rate_range_test
 from kitae.train.schedules import (
     Constant,
@@ -90,6 +91,7 @@ __all__ = [
     "parameter_groups",
     "plot_history",
     "plot_range_test",
+    "precise_batch_norm",
     "precision",
     "recall",
     "replace_last_layers",
