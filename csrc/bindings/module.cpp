@@ -13,5 +13,6 @@ PYBIND11_MODULE(KITAE_MODULE, module, py::mod_gil_not_used()) {
   register_gradients(module);
   register_normalization(module);
   register_dropout(module);
+  register_convolution(module);
   register_exchange(module);
 }

@@ -1,4 +1,5 @@
-"""Small networks on top of kitae's layers: dense, ReLU, softmax with cross entropy, and a list of layers.
+"""Small networks on top of kitae's layers: dense, convolution, pooling, ReLU, softmax with cross entropy, and a list of
+layers.
 
 A layer is any object with ``forward(x, training=True)``, ``backward(dout)`` and the dicts ``params``, ``grads`` and
 ``buffers``; ``kitae.BatchNorm`` and ``kitae.Dropout`` are layers too. A layer with parameters is built at its first
@@ -8,10 +9,26 @@ gradient arrays exist and every backward pass overwrites them in place, so ``opt
 ``backward`` belongs to the latest ``forward``. Outputs and input gradients are new arrays.
 """
 
+from kitae.nn.convolution import Conv1D, Conv2D
 from kitae.nn.dense import Dense
 from kitae.nn.layer import Layer
+from kitae.nn.pooling import AvgPool1D, AvgPool2D, Flatten, GlobalAvgPool2D, MaxPool1D, MaxPool2D
 from kitae.nn.relu import ReLU
 from kitae.nn.sequential import Sequential
 from kitae.nn.softmax_cross_entropy import SoftmaxCrossEntropy
 
-__all__ = ["Dense", "Layer", "ReLU", "Sequential", "SoftmaxCrossEntropy"]
+__all__ = [
+    "AvgPool1D",
+    "AvgPool2D",
+    "Conv1D",
+    "Conv2D",
+    "Dense",
+    "Flatten",
+    "GlobalAvgPool2D",
+    "Layer",
+    "MaxPool1D",
+    "MaxPool2D",
+    "ReLU",
+    "Sequential",
+    "SoftmaxCrossEntropy",
+]
