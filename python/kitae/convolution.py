@@ -144,8 +144,8 @@ def max_pool(
     """y[n, c, o, p] = the largest element of x[n, c] under the window at (o sh - ph, p sw - pw). Returns (y, saved).
 
     x: (samples, channels, height, width), any strides; float32, float64, float16 or bfloat16. y: (samples, channels,
-    oh, ow) in x's dtype and memory order, or ``out`` (no memory of x). kernel_size, padding: as in ``im2col``, padding at
-    most half of the window; it is never the largest. stride: None is the kernel's size.
+    oh, ow) in x's dtype and memory order, or ``out`` (no memory of x). kernel_size, padding: as in ``im2col``; padding
+    is at most half of the window and never the largest. stride: None is the kernel's size.
     NaN is larger than anything; of equal elements the first counts, of several NaNs the last, as in PyTorch.
 
     Raises TypeError for a wrong type or dtype, ValueError for a wrong value, shape or overlap; nothing is written then.

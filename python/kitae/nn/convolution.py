@@ -33,8 +33,8 @@ class Conv2D(Layer):
     dtypes, building and errors: as ``nn.Dense``; ``in_channels`` builds at once.
 
     y lies in memory channel by channel (C order of (channels, batch, oh, ow)), as the matrix product writes it and
-    batch norm likes it; so does dx where x did. Columns are made a few samples at a time and again in the backward pass, not
-    kept: ``dout`` that does not lie channel by channel is copied.
+    batch norm likes it; so does dx where x did. Columns are made for a few samples at a time, and again in the backward
+    pass, not kept. A ``dout`` that does not lie channel by channel is copied.
 
     Source: LeCun et al. 1989; columns: Chellapilla, Puri and Simard 2006. W has the shape of PyTorch's and the book's;
     differs from PyTorch in the default initialization (He's normal one) and in the memory order of y.

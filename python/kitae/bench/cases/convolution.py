@@ -9,13 +9,13 @@ import numpy as np
 import kitae
 
 from .layouts import arrange
-from .row import Case, Expected, Gradient, Inputs, Results, Size, Tolerance, Traffic, wide
+from .row import Case, Expected, Gradient, Inputs, Results, Size, Tolerance, wide
 
 Pair = tuple[int, int]
 
 
 def _size(label: str, shape: tuple[int, ...], kernel: Pair, **options: Any) -> Size:
-    keywords = {name: options.pop(name) for name in ("layout", "values", "quick") if name in options}
+    keywords = {name: options.pop(name) for name in ("layout", "values") if name in options}
     return Size(label, (shape,), options={"kernel": kernel, **options}, **keywords)
 
 
@@ -41,18 +41,6 @@ _DILATED = (
     _size("2x3x9x8 dilation", (2, 3, 9, 8), (3, 2), stride=(2, 1), padding=(1, 3), dilation=(2, 3)),
     _size("1x1x5x5 padding alone under some cells", (1, 1, 5, 5), (2, 2), padding=(4, 4), dilation=(8, 3)),
 )
-_CONVOLUTION = (
-    _size("100x16x28x28, 3x3", (100, 16, 28, 28), (3, 3), stride=(1, 1), padding=(1, 1), quick=True),
-    _size("128x64x56x56, 3x3", (128, 64, 56, 56), (3, 3), stride=(1, 1), padding=(1, 1)),
-)
-_POOLING = (
-    _size("100x32x28x28, 2x2", (100, 32, 28, 28), (2, 2), quick=True),
-    _size("128x64x112x112, 3x3 stride 2", (128, 64, 112, 112), (3, 3), stride=(2, 2), padding=(1, 1)),
-)
-
-
-def options_of(inputs: Inputs) -> dict[str, Pair]:
-    return {name: inputs[name] for name in ("kernel", "stride", "padding", "dilation")}
 
 
 def _output(shape: tuple[int, ...], kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
@@ -190,16 +178,6 @@ def _expected_pool_backward(inputs: Inputs, *, kind: str, **options: Any) -> dic
     return {"dx": _added(inputs, flat, shares)}
 
 
-def _traffic(inputs: Inputs, level2: int, *, positions: bool = False) -> Traffic:
-    """Of the forward pass; the backward pass reads what that writes."""
-    return Traffic(inputs["x"].nbytes, inputs["dout"].nbytes + (inputs["dout"].size if positions else 0))
-
-
-def _backward_traffic(inputs: Inputs, level2: int, *, positions: bool = False) -> Traffic:
-    forward = _traffic(inputs, level2, positions=positions)
-    return Traffic(forward.written, forward.read)
-
-
 _DTYPES = ("float32", "float64", "float16", "bfloat16")
 _EXACT = Tolerance(0, "selected and copied, not computed")
 _SUM = Tolerance(1 + 17, "a rounding for each of up to 289 / 17 overlapping windows' gradients, and one when stored")
@@ -208,8 +186,6 @@ _SUM = Tolerance(1 + 17, "a rounding for each of up to 289 / 17 overlapping wind
 def _case(name: str, call: Any, expected: Any, *, columns: bool, result: str, gradient: Any = None) -> Case:
     backward = result == "dx"
     average = "avg" in name
-    positions = name.startswith("max")
-    benchmark = () if name.endswith("inside") else _CONVOLUTION if columns else _POOLING
     tolerance = _SUM if backward else Tolerance(1, "rounded once, through float32 for 16 bits") if average else _EXACT
     return Case(
         name=name,
@@ -222,8 +198,6 @@ def _case(name: str, call: Any, expected: Any, *, columns: bool, result: str, gr
         tolerance={result: tolerance, "positions": _EXACT},
         out={result: "x" if backward else "dout"},
         gradient=gradient,
-        bench_sizes=benchmark,
-        traffic=partial(_backward_traffic if backward else _traffic, positions=positions) if benchmark else None,
     )
 
 

@@ -5,7 +5,7 @@ faster by a change that its users can make is a defect of this folder.
 """
 
 from ..cases import Case, Inputs
-from . import dropout, gradients, jax, normalization, optimizers, torch_face
+from . import dropout, gradients, jax, networks, normalization, optimizers, torch_face
 from .contender import Contender, Contenders, Maker, System, set_threads, torch_if_installed
 
 
@@ -13,6 +13,8 @@ def contenders(case: Case, inputs: Inputs) -> Contenders:
     maker: Maker
     if case.family == "torch_face":
         maker = torch_face.contenders
+    elif case.family == "network":
+        maker = networks.contenders
     elif case.family == "batch_norm":
         maker = normalization.contenders
     elif case.family == "dropout":
