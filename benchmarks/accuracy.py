@@ -3,13 +3,15 @@
     python benchmarks/accuracy.py --data digits.npz
 
 DIGITS holds `images` and `labels`: the first 8,000 train, the last 2,000 test. A convolutional network (8 epochs) and a
-multilayer network of 2 x 512 units (20 epochs), both with batch norm, ReLU, dropout and Adam. For a seed both systems
+multilayer network of 2 x 512 units (20 epochs), both with batch norm, ReLU, dropout and Adam, whose learning rate falls
+from its start to 0 along half a cosine. For a seed both systems
 start from the same weights (He's distribution), see the same batches and have the same numbers everywhere; only their
 dropout masks and the order of their sums differ. Writes benchmarks/results/accuracy-<digits>.json and prints a table.
 """
 
 import argparse
 import json
+import math
 import platform
 import sys
 import time
@@ -87,6 +89,11 @@ def batches(seed, epochs, count):
         yield [order[begin : begin + BATCH] for begin in range(0, count, BATCH)]
 
 
+def learning_rate(step, epochs, count):
+    """Half a cosine from LEARNING_RATE to 0 (Loshchilov and Hutter 2017, without restarts)."""
+    return LEARNING_RATE * (1 + math.cos(math.pi * step / (epochs * -(-count // BATCH)))) / 2
+
+
 def train_kitae(name, seed, epochs, x, t, x_test, t_test):
     kitae.seed(seed)
     network, loss = of_kitae(name), nn.SoftmaxCrossEntropy()
@@ -94,12 +101,14 @@ def train_kitae(name, seed, epochs, x, t, x_test, t_test):
     start = {key: array.copy() for key, array in network.params.items()}
     optimizer = kitae.Adam(network.params, LEARNING_RATE)
     optimizer.bind(network.grads)
-    begin = time.perf_counter()
+    begin, step = time.perf_counter(), 0
     for epoch in batches(seed, epochs, len(x)):
         for rows in epoch:
+            optimizer.lr = learning_rate(step, epochs, len(x))
             loss.forward(network.forward(x[rows]), t[rows])
             network.backward(loss.backward())
             optimizer.step()
+            step += 1
     seconds = time.perf_counter() - begin
     right = sum(
         int((network.forward(x_test[i : i + BATCH], training=False).argmax(axis=1) == t_test[i : i + BATCH]).sum())
@@ -118,10 +127,12 @@ def train_torch(name, seed, epochs, x, t, x_test, t_test, start):
             parameter.copy_(torch.from_numpy(np.ascontiguousarray(array.T) if dense else array))
     optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     x, t, x_test, t_test = (torch.from_numpy(array) for array in (x, t, x_test, t_test))
-    begin = time.perf_counter()
+    begin, step = time.perf_counter(), 0
     for epoch in batches(seed, epochs, len(x)):
         for rows in epoch:
             rows = torch.from_numpy(rows)
+            optimizer.param_groups[0]["lr"] = learning_rate(step, epochs, len(x))
+            step += 1
             optimizer.zero_grad()
             loss(network(x[rows]), t[rows]).backward()
             optimizer.step()
@@ -130,6 +141,12 @@ def train_torch(name, seed, epochs, x, t, x_test, t_test, start):
     with torch.no_grad():
         right = int((network(x_test).argmax(dim=1) == t_test).sum())
     return 100 * right / len(x_test), seconds
+
+
+def command(given, name):
+    seeds = "" if tuple(given.seeds) == SEEDS else " --seeds " + " ".join(map(str, given.seeds))
+    threads = "" if given.threads == 1 else f" --threads {given.threads}"
+    return f"python benchmarks/accuracy.py --data {given.data.name} --networks {name}{seeds}{threads}"
 
 
 def digits(path):
@@ -170,12 +187,13 @@ def main():
             "standard_deviation": {system: round(float(np.std(each, ddof=1)), 3) for system, each in runs.items()}
             if len(given.seeds) > 1
             else {},
+            "command": command(given, name),
             "seconds_of_training": {system: round(total, 1) for system, total in seconds.items()},
         }
     out = given.out or Path(__file__).parent / "results" / f"accuracy-{given.data.stem}.json"
-    threads = f" --threads {given.threads}" if given.threads != 1 else ""
+    # Networks measured by another run of the same command stay.
+    known = json.loads(out.read_text())["networks"] if out.exists() else {}
     record = {
-        "command": f"python benchmarks/accuracy.py --data {given.data.name}{threads}",
         "date": datetime.now(UTC).date().isoformat(),
         "data": {"name": given.data.name, "train": f"the first {TRAIN}", "test": f"the last {TEST}"},
         "seeds": list(given.seeds),
@@ -188,7 +206,7 @@ def main():
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
-        "networks": results,
+        "networks": {name: (known | results)[name] for name in NETWORKS if name in known | results},
     }
     out.write_text(json.dumps(record, indent=2) + "\n")
     print(table(results))

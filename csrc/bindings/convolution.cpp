@@ -30,7 +30,7 @@ Array images_argument(py::handle object, const char* name, Access access) {
 
 Array columns_argument(py::handle object, Access access, const Array& images, const Windows& windows) {
   const Array columns = array_argument(object, "columns", access);
-  require_dtype(columns, images.dtype, "columns");
+  require_dtype(columns, images.dtype, access == Access::write ? "columns" : "out");  // of what is written
   if (columns.ndim != 2 || columns.shape[0] != images.shape[1] * windows.cells() ||
       columns.shape[1] != images.shape[0] * windows.places())
     throw Rejected{"columns", "shape"};

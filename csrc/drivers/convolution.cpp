@@ -100,18 +100,30 @@ struct SumPlane {
   template <class Source>
   void add_cell(const Windows& windows, int64_t i, int64_t j, const Source* from) const {
     const WindowAxis &height = windows.height, &width = windows.width;
-    const int64_t begin = width.first_place(j), end = width.end_place(j), step = width.stride;
+    const int64_t begin = width.first_place(j), end = width.end_place(j);
     if (begin >= end) return;
     for (int64_t o = height.first_place(i); o < height.end_place(i); ++o) {
       C* const to = row(height.element(o, i)) + width.element(begin, j);
       const Source* const values = from + o * width.output + begin;
-      if (step == 1)
-        for (int64_t p = 0; p < end - begin; ++p) to[p] += to_float(values[p]);
-      else
+      with_step(width.stride, [=](auto step) {
         for (int64_t p = 0; p < end - begin; ++p) to[p * step] += to_float(values[p]);
+      });
     }
   }
 };
+
+// f(step) with the usual steps as constants, so that the compiler makes vectors of what f walks over.
+template <class F>
+void with_step(int64_t step, F f) {
+  switch (step) {
+    case 1:
+      return f(std::integral_constant<int64_t, 1>{});
+    case 2:
+      return f(std::integral_constant<int64_t, 2>{});
+    default:
+      return f(step);
+  }
+}
 
 template <class T>
 void store_row(const Images<T>& images, T* plane, int64_t row, const Compute<T>* values) {
@@ -132,7 +144,6 @@ void copy_to_columns(const Array& x, const Array& columns, const Windows& window
       const int64_t first_row = height.first_place(i), end_row = height.end_place(i);
       for (int64_t j = 0; j < width.kernel; ++j, to += line) {
         const int64_t begin = width.first_place(j), end = width.end_place(j);
-        const int64_t step = width.stride * images.column_stride;
         for (int64_t o = 0; o < height.output; ++o) {
           Bits* const row = to + o * width.output;
           if (o < first_row || o >= end_row || begin >= end) {
@@ -142,10 +153,9 @@ void copy_to_columns(const Array& x, const Array& columns, const Windows& window
           const Bits* const from =
               plane + height.element(o, i) * images.row_stride + width.element(begin, j) * images.column_stride;
           for (int64_t p = 0; p < begin; ++p) row[p] = 0;
-          if (step == 1)
-            for (int64_t p = 0; p < end - begin; ++p) row[begin + p] = from[p];
-          else
+          with_step(width.stride * images.column_stride, [=](auto step) {
             for (int64_t p = 0; p < end - begin; ++p) row[begin + p] = from[p * step];
+          });
           for (int64_t p = end; p < width.output; ++p) row[p] = 0;
         }
       }
@@ -175,12 +185,14 @@ void max_forward(const Array& x, const Array& y, Position* positions, const Wind
           if (begin >= past) continue;
           const C* const values = plane.row(height.element(o, i)) + width.element(begin, j);
           const auto cell = static_cast<uint32_t>(i * width.kernel + j);
-          for (int64_t p = begin; p < past; ++p) {
-            const C value = values[(p - begin) * width.stride];
-            const bool takes = takes_the_maximum(value, largest[p]);
-            largest[p] = takes ? value : largest[p];
-            position[p] = takes ? cell : position[p];
-          }
+          with_step(width.stride, [=](auto step) {
+            for (int64_t p = begin; p < past; ++p) {
+              const C value = values[(p - begin) * step];
+              const bool takes = takes_the_maximum(value, largest[p]);
+              largest[p] = takes ? value : largest[p];
+              position[p] = takes ? cell : position[p];
+            }
+          });
         }
       store_row(to, to.plane(sample, channel), o, largest);
       Position* const stored = positions + ((sample * to.channels + channel) * height.output + o) * width.output;
@@ -191,20 +203,28 @@ void max_forward(const Array& x, const Array& y, Position* positions, const Wind
 
 template <class T, class Position>
 void max_backward(const Array& dout, const Position* positions, const Array& dx, const Windows& windows) {
+  using C = Compute<T>;
   const Images<const T> from(dout);
   const Images<T> to(dx);
   const WindowAxis &height = windows.height, &width = windows.width;
   for_each_plane(to, to.height * to.width + windows.places(), [&](int64_t sample, int64_t channel) {
     const auto values = read_plane(from, sample, channel, cpu::Scratch::statistics);
     const SumPlane<T> sums(to, sample, channel);
+    struct Cell {
+      int64_t row, column;
+    };
+    Cell* const cells = cpu::scratch<Cell>(cpu::Scratch::partial_sums, windows.cells());
+    for (int64_t i = 0; i < windows.cells(); ++i) cells[i] = {i / width.kernel, i % width.kernel};
     const Position* position = positions + (sample * to.channels + channel) * windows.places();
-    for (int64_t o = 0; o < height.output; ++o)
+    for (int64_t o = 0; o < height.output; ++o) {
+      const C* const row = values.row(o);
       for (int64_t p = 0; p < width.output; ++p, ++position) {
-        const auto cell = static_cast<uint32_t>(*position), row = static_cast<uint32_t>(width.kernel);
-        const int64_t h = height.element(o, cell / row), w = width.element(p, cell % row);
-        // Positions are the caller's memory: what is none writes nowhere.
-        if (h >= 0 && h < to.height && w >= 0 && w < to.width) sums.row(h)[w] += values.row(o)[p];
+        if (static_cast<int64_t>(*position) >= windows.cells()) continue;  // the caller's memory: what is none
+        const Cell cell = cells[*position];
+        const int64_t h = height.element(o, cell.row), w = width.element(p, cell.column);
+        if (h >= 0 && h < to.height && w >= 0 && w < to.width) sums.row(h)[w] += row[p];
       }
+    }
     sums.store();
   });
 }
@@ -226,7 +246,9 @@ void average_forward(const Array& x, const Array& y, const Windows& windows, boo
           const int64_t begin = width.first_place(j), past = width.end_place(j);
           if (begin >= past) continue;
           const C* const values = plane.row(height.element(o, i)) + width.element(begin, j);
-          for (int64_t p = begin; p < past; ++p) sum[p] += static_cast<double>(values[(p - begin) * width.stride]);
+          with_step(width.stride, [=](auto step) {
+            for (int64_t p = begin; p < past; ++p) sum[p] += static_cast<double>(values[(p - begin) * step]);
+          });
         }
       for (int64_t p = 0; p < width.output; ++p)
         average[p] = static_cast<C>(sum[p] / static_cast<double>(averaged_cells(windows, o, p, count_padding)));

@@ -46,7 +46,7 @@ class PoolSaved:
     ``shape``: of x. ``positions``: read-only, for max pooling: where in its window each maximum was, row * width of the
     window + column, of y's shape; uint8, uint32 for windows of more than 256 cells. None for average pooling.
     ``kernel_size``, ``stride``, ``padding`` (above and to the left), ``output``: pairs (vertical, horizontal).
-    ``count_include_pad``: as given to ``avg_pool``.
+    ``count_include_pad``: as given to ``avg_pool``. ``order``: x's axes as they lie in memory, the outermost first.
     """
 
     shape: tuple[int, ...]
@@ -56,6 +56,7 @@ class PoolSaved:
     output: Pair
     count_include_pad: bool
     positions: NDArray[Any] | None = field(repr=False)
+    order: tuple[int, ...]
 
 
 def im2col(
@@ -122,12 +123,11 @@ def col2im(
     expected = _shape_of_columns(lengths, geometry)
     if columns.shape != expected:
         raise _checks.explain(op, _checks.Rejected("columns", "shape"), {"columns": columns}, {"columns": expected})
-    if out is not None and getattr(out, "shape", lengths) != lengths:
-        raise _checks.explain(op, _checks.Rejected("out", "shape"), {"out": out}, {"out": lengths})
+    _refuse_shape(op, x, columns, lengths)
     try:
         backend.col2im(columns, x, *geometry)
     except _checks.Rejected as rejected:
-        if out is None:
+        if out is None and rejected.argument == "out":
             rejected.argument = "columns"  # whose dtype a new array has
         raise _explain(op, rejected, {"columns": columns, "out": x}, lengths, columns) from None
     return x
@@ -170,7 +170,7 @@ def max_pool(
 def max_pool_backward(dout: NDArray[Any], saved: PoolSaved, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """dx[n, c, h, w] = the sum of dout over the windows whose largest element was x[n, c, h, w].
 
-    dout: y's shape, any strides and any of the dtypes. dx: x's shape, in dout's dtype and memory order, or ``out`` (no
+    dout: y's shape, any strides and any of the dtypes. dx: x's shape and memory order, dout's dtype, or ``out`` (no
     memory of dout). The sum goes over the windows row by row, in the dtype (16-bit types: in float32, rounded once).
     Errors as in ``max_pool``.
     """
@@ -183,6 +183,8 @@ def max_pool_backward(dout: NDArray[Any], saved: PoolSaved, *, out: NDArray[Any]
             dout, positions.reshape(-1).view(np.uint8), dx, saved.kernel_size, saved.stride, saved.padding
         )
     except _checks.Rejected as rejected:
+        if out is None and rejected.argument == "out":
+            rejected.argument = "dout"  # whose dtype a new array has
         values = {"dout": dout, "out": dx, "saved.positions": positions}
         raise _explain(op, rejected, values, saved.shape, dout) from None
     return dx
@@ -225,6 +227,8 @@ def avg_pool_backward(dout: NDArray[Any], saved: PoolSaved, *, out: NDArray[Any]
     try:
         backend.avg_pool_backward(dout, dx, saved.kernel_size, saved.stride, saved.padding, saved.count_include_pad)
     except _checks.Rejected as rejected:
+        if out is None and rejected.argument == "out":
+            rejected.argument = "dout"
         raise _explain(op, rejected, {"dout": dout, "out": dx}, saved.shape, dout) from None
     return dx
 
@@ -268,17 +272,16 @@ def geometry_of(
     kernel, steps = _pair(op, "kernel_size", kernel_size, 1), _pair(op, "stride", stride, 1)
     spread = _pair(op, "dilation", dilation, 1)
     image = shape[2], shape[3]
-    if isinstance(padding, str):
-        _checks.one_of(op, "padding", padding, _PADDINGS)
+    word = _checks.one_of(op, "padding", padding, _PADDINGS) if isinstance(padding, str) else None
     extent = tuple((k - 1) * d + 1 for k, d in zip(kernel, spread, strict=True))
-    if padding == "same":
+    if word == "same":
         output = tuple(-(-length // step) for length, step in zip(image, steps, strict=True))
         before = tuple(
             max(0, (places - 1) * step + reach - length) // 2
             for places, step, reach, length in zip(output, steps, extent, image, strict=True)
         )
     else:
-        before = (0, 0) if padding == "valid" else _pair(op, "padding", padding, 0)
+        before = (0, 0) if word == "valid" else _pair(op, "padding", padding, 0)
         output = tuple(
             (length + 2 * zeros - reach) // step + 1
             for length, zeros, reach, step in zip(image, before, extent, steps, strict=True)
@@ -313,16 +316,29 @@ def _pooled(op: str, x: Any, geometry: Geometry, out: Any) -> tuple[Any, tuple[i
     if out is None:
         return _dispatch.empty_like(x, shape), shape
     out = _dispatch.as_array(out)
-    if getattr(out, "shape", shape) != shape:
-        raise _checks.explain(op, _checks.Rejected("out", "shape"), {"out": out}, {"out": shape})
+    _refuse_shape(op, out, x, shape)
     return out, shape
+
+
+def _refuse_shape(op: str, out: Any, source: Any, shape: tuple[int, ...]) -> None:
+    """Of an array of source's kind; any other kind is the backend's to refuse."""
+    on_gpu = _checks.is_cupy(out)
+    if (on_gpu or isinstance(out, np.ndarray)) and on_gpu == _checks.is_cupy(source) and out.shape != shape:
+        raise _checks.explain(op, _checks.Rejected("out", "shape"), {"out": out}, {"out": shape})
 
 
 def _saved(
     x: Any, geometry: Geometry, *, count_include_pad: bool = True, positions: NDArray[Any] | None = None
 ) -> PoolSaved:
     return PoolSaved(
-        x.shape, geometry.kernel, geometry.stride, geometry.padding, geometry.output, count_include_pad, positions
+        x.shape,
+        geometry.kernel,
+        geometry.stride,
+        geometry.padding,
+        geometry.output,
+        count_include_pad,
+        positions,
+        tuple(sorted(range(x.ndim), key=lambda axis: -abs(x.strides[axis]))),
     )
 
 
@@ -337,10 +353,10 @@ def _gradients(op: str, dout: Any, saved: Any, out: Any, *, of_max: bool) -> tup
     if dout.shape != expected_shape:
         raise _checks.explain(op, _checks.Rejected("dout", "shape"), {"dout": dout}, {"dout": expected_shape})
     if out is None:
-        return dout, _dispatch.empty_like(dout, saved.shape), backend
+        lying = _dispatch.empty(tuple(saved.shape[axis] for axis in saved.order), dout.dtype, dout)
+        return dout, lying.transpose([saved.order.index(axis) for axis in range(lying.ndim)]), backend
     out = _dispatch.as_array(out)
-    if getattr(out, "shape", saved.shape) != saved.shape:
-        raise _checks.explain(op, _checks.Rejected("out", "shape"), {"out": out}, {"out": saved.shape})
+    _refuse_shape(op, out, dout, saved.shape)
     return dout, out, backend
 
 

@@ -80,7 +80,7 @@ def _images_argument(array: Any, argument: str, *, write: bool = False) -> None:
 def _columns_argument(columns: Any, images: NDArray[Any], kernel: Pair, output: Pair, *, write: bool = False) -> None:
     array_argument(columns, "columns", write=write)
     if columns.dtype != images.dtype:
-        raise Rejected("columns", "dtype")
+        raise Rejected("columns" if write else "out", "dtype")
     samples, channels = images.shape[:2]
     if columns.shape != (channels * kernel[0] * kernel[1], samples * output[0] * output[1]):
         raise Rejected("columns", "shape")
