@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "cpu/threads.h"
+#include "drivers/images.h"
 
 namespace kitae {
 namespace {
@@ -12,33 +13,10 @@ namespace {
 // Elements that a thread claims at a time, at least; fewer than two such units wake no thread.
 constexpr int64_t kUnit = 16384;
 
-// The planes (sample, channel) of an array of images; strides in elements.
-template <class T>
-struct Images {
-  T* data;
-  int64_t samples, channels, height, width;
-  int64_t sample_stride, channel_stride, row_stride, column_stride;
-
-  explicit Images(const Array& array)
-      : data(array.as<T>()),
-        samples(array.shape[0]),
-        channels(array.shape[1]),
-        height(array.shape[2]),
-        width(array.shape[3]),
-        sample_stride(array.strides[0] / static_cast<int64_t>(sizeof(T))),
-        channel_stride(array.strides[1] / static_cast<int64_t>(sizeof(T))),
-        row_stride(array.strides[2] / static_cast<int64_t>(sizeof(T))),
-        column_stride(array.strides[3] / static_cast<int64_t>(sizeof(T))) {}
-
-  int64_t planes() const { return samples * channels; }
-  T* plane(int64_t sample, int64_t channel) const { return data + sample * sample_stride + channel * channel_stride; }
-  bool rows_are_runs() const { return column_stride == 1 || width <= 1; }
-};
-
 // body(sample, channel) for every plane; `elements`: of work for each.
 template <class T, class Body>
 void for_each_plane(const Images<T>& images, int64_t elements, Body body) {
-  const int64_t planes = images.planes();
+  const int64_t planes = images.samples * images.channels;
   int64_t grain = elements >= kUnit ? 1 : kUnit / (elements > 0 ? elements : 1);
   if (planes < 2 * grain) grain = planes > 0 ? planes : 1;
   cpu::parallel_ranges(planes, grain, [&](int64_t begin, int64_t end) {
