@@ -592,6 +592,89 @@ def dropout_targets() -> Iterator[Target]:
     yield Target("DropConnect.forward", "x", shaped, connected, lambda: {"x": numbers(1)}, names=names)
 
 
+def convolution_targets() -> Iterator[Target]:
+    def without_matrix(outcomes: Outcomes) -> dict[str, Any]:
+        """Of an array of four dimensions no numpy.matrix can be made."""
+        return {kind: outcome for kind, outcome in outcomes.items() if kind != "matrix"}
+
+    images, matrix, small = (2, 3, 4, 5), (12, 24), (2, 3, 2, 2)  # windows of 2 x 2: 12 of them, or 4 side by side
+    # A pair is a list, too; this one has a single entry.
+    count, padding = {**COUNT, "list": ValueError}, {**OFFSET, "list": ValueError, "text": ValueError}
+    other_axes = dict.fromkeys(("one_axis_more", "one_axis_less", "zero_dimensional"), ValueError)
+    x, images_out = without_matrix({**READ, **CHOOSES_BACKEND, **other_axes}), without_matrix(optional(WRITE_LIKE))
+    # Columns are a matrix as the product wants it.
+    gaps = (*LAYOUTS, "repeated", "broadcast")
+    columns = {**READ_SHAPED, **CHOOSES_BACKEND, **dict.fromkeys(gaps, ValueError)}
+    columns_out = optional({**WRITE_LIKE, **dict.fromkeys(LAYOUTS, ValueError)})
+    geometry = {"stride": 1, "padding": 0, "dilation": 1}
+
+    def to_columns(arguments: Arguments) -> Any:
+        return kitae.im2col(**arguments)
+
+    def to_images(arguments: Arguments) -> Any:
+        return kitae.col2im(shape=images, **arguments)
+
+    for op, call, source, shape, outcomes, target, target_shape, target_outcomes in (
+        ("im2col", to_columns, "x", images, x, "out", matrix, columns_out),
+        ("col2im", to_images, "columns", matrix, columns, "out", images, images_out),
+    ):
+
+        def good(source: str = source, shape: tuple[int, ...] = shape) -> Arguments:
+            return {source: numbers(1, shape), "kernel_size": 2, **geometry, "out": None}
+
+        def with_out(good: Any = good, shape: tuple[int, ...] = target_shape) -> Arguments:
+            return {**good(), "out": numbers(2, shape)}
+
+        yield Target(op, source, outcomes, call, good)
+        yield Target(op, target, target_outcomes, call, with_out)
+    for keyword, outcomes in (("kernel_size", count), ("stride", count), ("dilation", count), ("padding", padding)):
+        fitting = {**outcomes, "two": ValueError} if keyword == "dilation" else outcomes  # 3 x 3 windows
+        shape = (2, 3, 2, 5) if keyword == "dilation" else images
+        names = {"two": ("im2col", "x")} if keyword == "dilation" else {}
+        yield Target(
+            "im2col",
+            keyword,
+            fitting,
+            to_columns,
+            lambda s=shape: {"x": numbers(1, s), "kernel_size": 2, **geometry},
+            names=names,
+        )
+
+    for op, pool in (("max_pool", kitae.max_pool), ("avg_pool", kitae.avg_pool)):
+
+        def forward(arguments: Arguments, pool: Any = pool) -> Any:
+            y, saved = pool(**arguments)
+            assert arguments["out"] is None or y is arguments["out"]
+            return y, saved.positions, saved.output
+
+        def fresh() -> Arguments:
+            return {"x": numbers(1, images), "kernel_size": 2, "stride": None, "padding": 0, "out": None}
+
+        yield Target(op, "x", x, forward, fresh)
+        yield Target(op, "out", images_out, forward, lambda: {**fresh(), "out": numbers(2, small)})
+        yield Target(op, "kernel_size", count, forward, fresh)
+        yield Target(op, "stride", optional(count), forward, lambda: {**fresh(), "stride": 2})
+        half = {**padding, "two": ValueError}  # of the window are zeros at most
+        yield Target(op, "padding", half, forward, fresh)
+
+        def backward(arguments: Arguments, pool: Any = pool) -> Any:
+            _, saved = pool(numbers(1, images), 2)
+            of = kitae.max_pool_backward if pool is kitae.max_pool else kitae.avg_pool_backward
+            return of(arguments["dout"], saved, out=arguments["out"])
+
+        dout = without_matrix({**READ_SHAPED, **CHOOSES_BACKEND})
+        yield Target(f"{op}_backward", "dout", dout, backward, lambda: {"dout": numbers(3, small), "out": None})
+        both = {"dout": numbers(3, small), "out": numbers(4, images)}
+        yield Target(f"{op}_backward", "out", images_out, backward, lambda b=both: dict(b))
+    yield Target(
+        "avg_pool",
+        "count_include_pad",
+        TRUTH,
+        lambda a: kitae.avg_pool(numbers(1, images), 2, padding=1, **a)[0],
+        lambda: {"count_include_pad": True},
+    )
+
+
 def process_targets() -> Iterator[Target]:
     def set_threads(arguments: Arguments) -> int:
         before = kitae.get_num_threads()
@@ -623,6 +706,7 @@ TARGETS = [
     *layer_normalization_targets(),
     *weight_normalization_targets(),
     *dropout_targets(),
+    *convolution_targets(),
     *process_targets(),
 ]
 assert set(FLOATS) < set(READ)

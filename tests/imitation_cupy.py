@@ -164,7 +164,7 @@ def _make() -> ModuleType:
     cuda = ModuleType("cupy.cuda")
     module.ndarray = ndarray  # type: ignore[attr-defined]
     module.empty = lambda shape, dtype: ndarray(np.empty(shape, dtype))  # type: ignore[attr-defined]
-    module.empty_like = lambda a: ndarray(np.empty_like(a._host, subok=False))  # type: ignore[attr-defined]
+    module.empty_like = lambda a, shape=None: ndarray(np.empty_like(a._host, subok=False, shape=shape))  # type: ignore[attr-defined]
     module.asnumpy = lambda a: a.get()  # type: ignore[attr-defined]
     module.asarray = lambda a: (  # type: ignore[attr-defined]
         _of_other_library(a) if hasattr(a, "__cuda_array_interface__") else ndarray(np.array(_host(a)))

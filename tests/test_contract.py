@@ -29,6 +29,12 @@ PUBLIC = {
     "dropout_mask": "(shape, drop, *, seed, offset=0)",
     "Dropout": "(drop=None, *, retain=None, seed=None, scale=None, rng='philox', semantics='paper')",
     "DropConnect": "(layer, drop=None, *, retain=None, seed=None, names=('W',), keep_dropped=False)",
+    "im2col": "(x, kernel_size, *, stride=1, padding=0, dilation=1, out=None)",
+    "col2im": "(columns, shape, kernel_size, *, stride=1, padding=0, dilation=1, out=None)",
+    "max_pool": "(x, kernel_size, *, stride=None, padding=0, out=None)",
+    "max_pool_backward": "(dout, saved, *, out=None)",
+    "avg_pool": "(x, kernel_size, *, stride=None, padding=0, count_include_pad=True, out=None)",
+    "avg_pool_backward": "(dout, saved, *, out=None)",
     "SGD": f"(params=None, lr=None, *, {_COMMON})",
     "Momentum": f"(params=None, lr=None, *, momentum=None, dampening=None, {_COMMON})",
     "Nesterov": f"(params=None, lr=None, *, momentum=None, form=None, dampening=None, {_COMMON})",
@@ -72,6 +78,7 @@ def test_signature(name):
 def test_nothing_else_is_public():
     assert set(kitae.__all__) - set(PUBLIC) == {
         "Mask",
+        "PoolSaved",
         "Saved",
         "SavedLayerNorm",
         "SavedWeightNorm",

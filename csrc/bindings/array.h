@@ -60,6 +60,7 @@ void register_normalization(py::module_& module);
 void register_layer_normalization(py::module_& module);
 void register_weight_normalization(py::module_& module);
 void register_dropout(py::module_& module);
+void register_convolution(py::module_& module);
 void register_optimizers(py::module_& module);
 void register_gradients(py::module_& module);
 void register_threads(py::module_& module);

@@ -153,12 +153,12 @@ def forced_array_module() -> Any:
     return sys.modules["cupy"] if _forced.get() == "cuda" else np
 
 
-def empty_like(array: Any) -> Any:
-    """New memory of an array's shape, dtype, memory order and device."""
+def empty_like(array: Any, shape: tuple[int, ...] | None = None) -> Any:
+    """New memory of an array's shape (or another of as many axes), dtype, memory order and device."""
     if type(array) is np.ndarray or not _checks.is_cupy(array):
-        return np.empty_like(array, subok=False)
+        return np.empty_like(array, subok=False, shape=shape)
     with array.device:
-        return sys.modules["cupy"].empty_like(array)
+        return sys.modules["cupy"].empty_like(array, shape=shape)
 
 
 def empty(shape: Any, dtype: Any, like: Any) -> Any:

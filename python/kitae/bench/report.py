@@ -12,6 +12,7 @@ Entry = dict[str, Any]
 Row = dict[str, Any]
 
 OP_NAMES = {
+    "convolutional_step": "convolutional network, training step",
     "batch_norm": "batch norm, training",
     "batch_norm_relu": "batch norm + ReLU, training",
     "batch_norm_inference": "batch norm, inference",
@@ -48,6 +49,7 @@ FAMILY_NAMES = {
     "dropout": "dropout",
     "optimizers": "optimizers",
     "clipping": "clipping",
+    "network": "networks",
     "torch_face": "through PyTorch",
 }
 

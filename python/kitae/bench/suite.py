@@ -13,7 +13,7 @@ import numpy as np
 from kitae import _dispatch, _threads
 
 from . import machine
-from .cases import CASES, Case, Size, torch_face
+from .cases import CASES, Case, Size, networks, torch_face
 from .contenders import System, contenders, set_threads
 from .timing import Runner, Settings, Timing, race
 
@@ -23,7 +23,7 @@ FORMAT = 1
 
 Row = tuple[Case, Size]
 #: Rows whose caller is PyTorch come where it is installed.
-ALL_CASES = (*CASES, *(torch_face.CASES if find_spec("torch") else ()))
+ALL_CASES = (*CASES, *networks.CASES, *(torch_face.CASES if find_spec("torch") else ()))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ faster by a change that its users can make is a defect of this folder.
 import numpy as np
 
 from ..cases import Case, Inputs
-from . import dropout, gradients, jax, layer_normalization, normalization, optimizers, torch_face
+from . import dropout, gradients, jax, layer_normalization, networks, normalization, optimizers, torch_face
 from .contender import Contender, Contenders, Maker, System, set_threads, torch_if_installed
 
 
@@ -15,6 +15,8 @@ def contenders(case: Case, inputs: Inputs) -> Contenders:
     maker: Maker
     if case.family == "torch_face":
         maker = torch_face.contenders
+    elif case.family == "network":
+        maker = networks.contenders
     elif case.family == "batch_norm":
         maker = normalization.contenders
     elif case.family == "layer_norm":

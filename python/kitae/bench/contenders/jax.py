@@ -36,7 +36,7 @@ def installed() -> bool:
 
 def contenders(family: str, case: str, inputs: Inputs) -> Contenders:
     """Nobody where JAX is not installed, or where the caller is PyTorch."""
-    if family == "torch_face" or not installed():
+    if family in ("torch_face", "network") or not installed():
         return []
     if family == "batch_norm":
         return _batch_norm(case, inputs)
