@@ -2,6 +2,7 @@
 
 from kitae.train.callback import Callback, CallbackList, LambdaCallback
 from kitae.train.curves import plot_history
+from kitae.train.doctor import Doctor, Finding
 from kitae.train.history import History
 from kitae.train.metrics import accuracy, binary_accuracy, mean_absolute_error
 from kitae.train.trainer import Trainer
@@ -9,6 +10,8 @@ from kitae.train.trainer import Trainer
 __all__ = [
     "Callback",
     "CallbackList",
+    "Doctor",
+    "Finding",
     "History",
     "LambdaCallback",
     "Trainer",
