@@ -7,13 +7,12 @@ from kitae.train.doctor.journal import Journal
 from kitae.train.doctor.rates import smoothed
 
 LATEST = 3  # epochs whose mean stands against the best
-LABELLED = 200  # samples seen around the best epoch, before labels are doubted
+LABELLED = 300  # samples seen up to the best epoch, before labels are doubted
 LEARNED = 0.5  # share predicted right, before a label is doubted
 
 
 def check_curves(journal: Journal, limits: Limits) -> list[Finding]:
-    findings = wrong_labels(journal, limits) + overfit(journal, limits)
-    return findings
+    return wrong_labels(journal, limits) + overfit(journal, limits)
 
 
 def validation(journal: Journal) -> list[tuple[int, float, float]]:
@@ -33,7 +32,8 @@ def overfit(journal: Journal, limits: Limits) -> list[Finding]:
     training = float(np.mean([entry[1] for entry in curve[-LATEST:]]))
     latest = float(np.mean([entry[2] for entry in curve[-LATEST:]]))
     rises = latest > limits["overfit_rise"] * lowest and training < curve[best][1]
-    if not rises or latest < limits["overfit_gap"] * training:
+    large = latest - lowest > limits["overfit_size"] * journal.losses[0]
+    if not rises or not large or latest < limits["overfit_gap"] * training:
         return []
     step = journal.epoch_ends[best] if best < len(journal.epoch_ends) else journal.steps
     evidence = {"validation_loss": latest, "best": lowest, "best_epoch": best, "training_loss": training}
@@ -53,19 +53,14 @@ def wrong_labels(journal: Journal, limits: Limits) -> list[Finding]:
     if not journal.labels:
         return []
     curve = validation(journal)
+    end = journal.steps
     if curve:
-        best = min(curve, key=lambda entry: entry[2])[0]
-        begin = journal.epoch_ends[best - 1] if best > 0 else 0
-        end = journal.epoch_ends[best]
-    else:
-        begin, end = journal.steps // 2, journal.steps
-    near = [look for look in journal.labels if look.step >= begin]
+        end = journal.epoch_ends[min(curve, key=lambda entry: entry[2])[0]]
     chosen, samples = [], 0
-    for look in near:
-        chosen.append(look)
-        samples += look.samples
-        if samples >= LABELLED and look.step >= end:
-            break
+    for look in reversed(journal.labels):
+        if look.step < end and samples < LABELLED:
+            chosen.append(look)
+            samples += look.samples
     if samples < LABELLED:
         return []
     against = sum(look.against * look.samples for look in chosen) / samples

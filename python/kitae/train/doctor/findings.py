@@ -82,8 +82,8 @@ KINDS: dict[str, Kind] = {
     "stale_running_statistics": Kind(
         "warning", "Lower running_decay, or recompute the statistics (kitae.train.precise_batch_norm) before testing."
     ),
-    "underflow": Kind("warning", "Retune first (learning rate, initialization, loss scale); use float64 second."),
     "learning_rate_too_low": Kind("warning", "Multiply the learning rate by 10, or find it by a range test."),
+    "underflow": Kind("warning", "Retune first (learning rate, initialization, loss scale); use float64 second."),
     "update_ratio": Kind("warning", "Give this layer a learning rate of its own, so that its updates are near 1e-3."),
     "label_noise": Kind(
         "warning", "Look at the samples of highest loss for wrong labels; stop early, before they are memorized."
@@ -121,6 +121,7 @@ THRESHOLDS: dict[str, Threshold] = {
     "gradient_over_depth": Threshold(1e4, "10 sigmoid layers reach it, whose derivative is at most 1/4"),
     "gradient_over_time": Threshold(1e3, "beyond it clipping at any useful norm leaves only the oldest steps"),
     "ratio_high": Threshold(0.1, "100 times the healthy 1e-3 (cs231n)"),
+    "ratio_erasing": Threshold(1.0, "an update as large as the parameter erases the initialization"),
     "ratio_low": Threshold(3e-5, "30 times below the healthy 1e-3 (cs231n)"),
     "ratio_far": Threshold(1e3, "a layer's ratio this far from 1e-3 while the others' are near"),
     "loss_rise": Threshold(1.5, "a random start is near the loss of guessing; half more is worse than that"),
@@ -131,7 +132,8 @@ THRESHOLDS: dict[str, Threshold] = {
     ),
     "stale_statistics": Threshold(1.0, "running and batch mean a standard deviation apart; 32 samples explain 0.2"),
     "memorized_against": Threshold(0.1, "samples whose label has a tenth of the prediction's probability; healthy 1 %"),
-    "overfit_rise": Threshold(1.3, "validation loss over its minimum, as the mean of the last three epochs"),
+    "overfit_rise": Threshold(1.2, "latest validation loss over its minimum; Prechelt 1998 stops at 1.01 to 1.05"),
+    "overfit_size": Threshold(0.05, "the rise over the first training loss; less is the noise of a small validation loss"),
     "overfit_gap": Threshold(2.0, "validation loss over training loss"),
     "underfit_loss": Threshold(0.9, "training loss at the end over its start, though nothing else was found"),
     "autoencoder_narrow": Threshold(0.25, "below a quarter of the inputs most codes lose more than they compress"),

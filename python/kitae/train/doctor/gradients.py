@@ -18,7 +18,8 @@ def check_gradients(journal: Journal, limits: Limits) -> list[Finding]:
     ):
         seen = lasting(journal.looks, test)
         if seen is not None:
-            findings.append(found(name, seen[1][0], seen[0].step, **seen[1][1]))
+            step = max(1, seen[0].step) if name == "underflow" else seen[0].step  # seen after the step's update
+            findings.append(found(name, seen[1][0], step, **seen[1][1]))
     return findings
 
 

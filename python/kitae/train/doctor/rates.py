@@ -28,6 +28,12 @@ def median_ratio(looks: list[Look]) -> float | None:
     return float(np.median(medians)) if medians else None
 
 
+def largest_ratio(looks: list[Look]) -> float | None:
+    """The largest over looks of the median over layers."""
+    medians = [float(np.median(list(values.values()))) for look in looks if (values := ratios(look))]
+    return float(np.max(medians)) if medians else None
+
+
 def smoothed(losses: list[float]) -> Any:
     """Medians of ten losses in a row."""
     count = len(losses) // WINDOW
@@ -42,19 +48,22 @@ def check_rates(journal: Journal, limits: Limits) -> list[Finding]:
 
 
 def too_high(journal: Journal, limits: Limits) -> Finding | None:
-    """The loss rises over its start, or stays there while updates are a tenth of the parameters."""
+    """Early updates are a tenth of the parameters or more, and the loss rises over its start or stays there."""
     losses = journal.losses
     if not losses or not np.isfinite(losses[0]):
         return None
     early = [look for look in journal.looks if look.step < ENOUGH_STEPS]
-    ratio = median_ratio(early)
+    ratio = largest_ratio(early)
     if ratio is None:
         return None
     start = losses[0]
     finite = [loss if np.isfinite(loss) else np.inf for loss in losses]
     curve = smoothed(finite)
     first = float(np.median(finite[1 : WINDOW + 1])) if len(finite) > 1 else start
-    evidence = {"update_ratio": ratio, "first_loss": start, "lr": journal.looks[0].lr}
+    evidence = {"largest_update_ratio": ratio, "first_loss": start, "lr": journal.looks[0].lr}
+    worst = max(finite[1 : WINDOW + 1], default=start)
+    if ratio > limits["ratio_erasing"] and worst > limits["loss_rise"] * start:
+        return found("learning_rate_too_high", None, 1, largest_of_next_losses=worst, **evidence)
     if ratio > limits["ratio_high"]:
         if first > limits["loss_rise"] * start:
             return found("learning_rate_too_high", None, 1, loss_of_next_steps=first, **evidence)
