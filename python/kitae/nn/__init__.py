@@ -9,9 +9,26 @@ gradient arrays exist and every backward pass overwrites them in place, so ``opt
 """
 
 from kitae.nn.dense import Dense
+from kitae.nn.embedding import Embedding
+from kitae.nn.gru import GRU
 from kitae.nn.layer import Layer
+from kitae.nn.lstm import LSTM
 from kitae.nn.relu import ReLU
 from kitae.nn.sequential import Sequential
+from kitae.nn.simple_rnn import SimpleRNN
 from kitae.nn.softmax_cross_entropy import SoftmaxCrossEntropy
+from kitae.nn.time_distributed import TimeDistributed, TimeDistributedLoss
 
-__all__ = ["Dense", "Layer", "ReLU", "Sequential", "SoftmaxCrossEntropy"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "Dense",
+    "Embedding",
+    "Layer",
+    "ReLU",
+    "Sequential",
+    "SimpleRNN",
+    "SoftmaxCrossEntropy",
+    "TimeDistributed",
+    "TimeDistributedLoss",
+]

@@ -6,6 +6,7 @@ from kitae.train.doctor import Doctor, Finding
 from kitae.train.history import History
 from kitae.train.metrics import accuracy, binary_accuracy, mean_absolute_error
 from kitae.train.trainer import Trainer
+from kitae.train.truncated_bptt import TruncatedBPTT
 
 __all__ = [
     "Callback",
@@ -15,6 +16,7 @@ __all__ = [
     "History",
     "LambdaCallback",
     "Trainer",
+    "TruncatedBPTT",
     "accuracy",
     "binary_accuracy",
     "mean_absolute_error",
