@@ -128,7 +128,9 @@ def recurrent(seed, units, length, draw="orthogonal"):
         nn.SimpleRNN(count, recurrent_init=draw, return_sequences=place + 1 < len(units))
         for place, count in enumerate(units)
     ]
-    run = Run(seed, sums(seed, length), [*layers, nn.Dense(1, init="xavier")], nn.MeanSquaredError(), kitae.Adam(lr=1e-3))
+    run = Run(
+        seed, sums(seed, length), [*layers, nn.Dense(1, init="xavier")], nn.MeanSquaredError(), kitae.Adam(lr=1e-3)
+    )
     return replace(run, epochs=4)
 
 
@@ -283,7 +285,10 @@ def main():
             continue
         doctors[name] = broken(name, 0, seed=1).train()
         first = doctors[name].findings[0]
-        evidence = ", ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in first.evidence.items())
+        evidence = ", ".join(
+            f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in first.evidence.items()
+        )
         rows.append([name, first.name, first.layer or "-", evidence, first.remedy])
     print_table(["broken", "first finding", "layer", "evidence", "remedy"], rows)
     doctors["saturated activations"].plot(picture(__file__, arguments.out))

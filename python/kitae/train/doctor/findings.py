@@ -133,7 +133,9 @@ THRESHOLDS: dict[str, Threshold] = {
     "stale_statistics": Threshold(1.0, "running and batch mean a standard deviation apart; 32 samples explain 0.2"),
     "memorized_against": Threshold(0.1, "samples whose label has a tenth of the prediction's probability; healthy 1 %"),
     "overfit_rise": Threshold(1.2, "latest validation loss over its minimum; Prechelt 1998 stops at 1.01 to 1.05"),
-    "overfit_size": Threshold(0.05, "the rise over the first training loss; less is the noise of a small validation loss"),
+    "overfit_size": Threshold(
+        0.05, "the rise over the first training loss; less is the noise of a small validation loss"
+    ),
     "overfit_gap": Threshold(2.0, "validation loss over training loss"),
     "underfit_loss": Threshold(0.9, "training loss at the end over its start, though nothing else was found"),
     "autoencoder_narrow": Threshold(0.25, "below a quarter of the inputs most codes lose more than they compress"),
