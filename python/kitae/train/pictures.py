@@ -163,15 +163,18 @@ def _ratios(axes: Any, looks: list[Look]) -> None:
         axes.plot(*zip(*points, strict=True), color=color, marker=".", linewidth=1.5, label=name)
     axes.axhline(np.log10(HEALTHY), color="black", linestyle="--", linewidth=1.5, label="healthy: -3")
     axes.set(title="Update over parameter", xlabel="step (updates so far)", ylabel="log10 (||update|| / ||weights||)")
-    axes.legend(frameon=False, fontsize="x-small")
+    axes.margins(y=0.25)
+    axes.legend(frameon=False, fontsize="x-small", ncols=2)
     axes.grid(alpha=0.3)
 
 
 def _histograms(figure: Any, row: Any, looks: list[Look], chosen: list[int], gradients: bool) -> None:
+    from matplotlib.colors import PowerNorm
+
     what, unit = ("gradients", "log10 |gradient|") if gradients else ("activations", "output")
     for axes, place in zip(row, chosen, strict=False):
         edges, shares = histogram_over_time(looks, place, gradients)
-        mesh = axes.pcolormesh(np.arange(len(looks) + 1), edges, 100 * shares, cmap="viridis")
+        mesh = axes.pcolormesh(np.arange(len(looks) + 1), edges, 100 * shares, cmap="viridis", norm=PowerNorm(0.5))  # a ReLU's zeros would hide the rest
         shown = np.unique(np.linspace(0, len(looks) - 1, min(5, len(looks))).astype(int))
         axes.set_xticks(shown + 0.5, [str(looks[i].step) for i in shown])
         axes.set(title=f"{looks[0].layers[place]}: {what}", xlabel="step (looked-at ones)", ylabel=unit)
