@@ -179,6 +179,17 @@ def empty_beside(array: Any, dtype: Any) -> Any:
     return empty(after + array.size, dtype, array)[after:].reshape(array.shape)
 
 
+def placed(values: Any, like: Any = None) -> Any:
+    """A NumPy array's values on the device of ``like``; None: where the forced backend computes, else NumPy's."""
+    if like is None:
+        xp = forced_array_module()
+        return values if xp is np else xp.asarray(values)
+    if not _checks.is_cupy(like):
+        return values
+    with like.device:
+        return sys.modules["cupy"].asarray(values)
+
+
 def current_backend() -> str:
     """The forced backend's name, or "cpu"."""
     return _forced.get() or "cpu"

@@ -46,14 +46,14 @@ class Doctor(Callback):
                 model.backward(loss.backward())
                 optimizer.step()
 
-    every: look at the layers every so many steps; None: at steps 0, 1, 2, 3, 4, 6, 9, ..., later every hundredth.
+    every: look at the layers every so many steps; None: at steps 0, 1, 2, 3, 4, 6, 9, ..., later every 200th.
     thresholds: {name: number} instead of those of ``kitae.train.doctor.THRESHOLDS``. verbose: write the findings, if
     any, to standard output at the end of ``fit``, as ``Trainer`` writes its lines.
 
     A look wraps the layers' ``forward`` and ``backward`` for that step and keeps samples of 1024 elements. In the
-    other steps only ``forward`` of model and loss and the optimizer's ``step`` are wrapped: a loss that is not finite
-    is seen before the backward pass, and the first infinite or NaN number is looked for at once, with its layer, tensor
-    and index. On a GPU looked-at steps wait. Nothing here changes a value of the run. Layers inside others are found by
+    other steps only the loss's ``forward`` is wrapped: a loss that is not finite is seen before the backward pass, and
+    the first infinite or NaN number is looked for at once, with its layer, tensor and index; where an exception ended
+    the step, once ``findings`` is read. On a GPU looked-at steps wait. Nothing here changes a value of the run. Layers inside others are found by
     ``children()`` or a list ``layers``; activations are told by the class's name (ReLU, Sigmoid, Tanh, Softmax).
 
     Sources: LeCun et al. 1998 "Efficient BackProp", cs231n's notes on babysitting a training run, Glorot and Bengio
@@ -79,6 +79,8 @@ class Doctor(Callback):
         """All findings so far, the most causal one first, notes last."""
         findings = list(self._examined)
         if self._watching is not None:
+            if self._watching.refused() is not None:
+                self._watching.interrupted()
             findings += diagnose(self._watching.journal, self.limits)
         unique = {(finding.name, finding.layer): finding for finding in reversed(findings)}
         return in_causal_order(list(unique.values()))
@@ -123,11 +125,10 @@ class Doctor(Callback):
                 loss.forward(model.forward(x, training=True), t)
                 model.backward(loss.backward())
         except FloatingPointError:
-            watching.interrupt()
+            watching.interrupted()
         else:
             watching.end_step()
         finally:
-            watching.interrupt()
             restore(buffers)
         self._examined = diagnose(watching.journal, self.limits)
         return in_causal_order(self._examined)
@@ -145,7 +146,7 @@ class Doctor(Callback):
         try:
             yield
         except BaseException:
-            watching.interrupt()
+            watching.interrupted()
             raise
         watching.end_step()
 

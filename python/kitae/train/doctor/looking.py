@@ -10,24 +10,21 @@ from kitae.train.doctor.journal import LayerLook, Look, ParameterLook
 from kitae.train.doctor.measure import sample
 from kitae.train.doctor.network import Leaf, Wrapped
 
+FARTHEST = 200  # steps between looks
 ROWS = 64  # samples of a large batch that the exact checks (dead units, batch statistics) look at
 LARGE = 1 << 18  # elements
 PARAMETER_SAMPLE = 4096
 STALE_FROM = 50  # steps after which running statistics with the usual decays have forgotten their start
 
 
-def looked_at(step: int, every: int | None) -> bool:
-    """Whether to look at a step: 0 to 4, then at distances of half the steps so far, at most 100; or every so many."""
-    if step < 3:
-        return True
+def next_look(step: int, every: int | None) -> int:
+    """The step to look at after ``step``: 0, 1, 2, 3, 4, 6, 9, at distances of half the steps so far and at most 200;
+    or 0, 1, 2 and every so many."""
+    if step < 2:
+        return step + 1
     if every is not None:
-        return step % every == 0
-    place = 2
-    while place < step:
-        place += min(100, max(1, place // 2))
-        if place > 300:
-            return (step - place) % 100 == 0
-    return place == step
+        return (step // every + 1) * every
+    return step + min(FARTHEST, max(1, step // 2))
 
 
 class Looking:
