@@ -72,7 +72,13 @@ def main():
             steps = SAMPLES // batch * epochs
             plain, watched = seconds.sum(axis=0)
             rows.append(
-                [name + (", batch norm" if batch_norm else ""), steps, 1e3 * plain / steps, watched / plain, float(late)]
+                [
+                    name + (", batch norm" if batch_norm else ""),
+                    steps,
+                    1e3 * plain / steps,
+                    watched / plain,
+                    float(late),
+                ]
             )
     print_table(["network", "steps", "ms a step", "ratio, whole run", "ratio, later epochs"], rows)
 

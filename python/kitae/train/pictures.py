@@ -174,7 +174,9 @@ def _histograms(figure: Any, row: Any, looks: list[Look], chosen: list[int], gra
     what, unit = ("gradients", "log10 |gradient|") if gradients else ("activations", "output")
     for axes, place in zip(row, chosen, strict=False):
         edges, shares = histogram_over_time(looks, place, gradients)
-        mesh = axes.pcolormesh(np.arange(len(looks) + 1), edges, 100 * shares, cmap="viridis", norm=PowerNorm(0.5))  # a ReLU's zeros would hide the rest
+        mesh = axes.pcolormesh(
+            np.arange(len(looks) + 1), edges, 100 * shares, cmap="viridis", norm=PowerNorm(0.5)
+        )  # a ReLU's zeros would hide the rest
         shown = np.unique(np.linspace(0, len(looks) - 1, min(5, len(looks))).astype(int))
         axes.set_xticks(shown + 0.5, [str(looks[i].step) for i in shown])
         axes.set(title=f"{looks[0].layers[place]}: {what}", xlabel="step (looked-at ones)", ylabel=unit)
