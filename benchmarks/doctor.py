@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 KITAE_NUM_THREADS=1 python benchmarks/doctor.py
 
-Prints, for each network, processor time of both (on one thread it does not depend on what else the machine does) and the median of the ratios of neighbouring epochs over the whole run (the
-looks lie densely at its start) and over its later epochs.
+Prints, for each network, processor time of both (on one thread it depends little on what else the machine does) and the
+median of the ratios of neighbouring epochs: over the whole run, at whose start the looks lie densely, and over its
+later epochs.
 """
 
 import argparse

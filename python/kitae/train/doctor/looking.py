@@ -91,10 +91,11 @@ class Looking:
         return xp.median(xp.abs(mean - running) / spread)
 
     def before_update(self) -> None:
-        """Remember the parameters (a sample of each): after the forward pass, by which they exist."""
+        """Remember the weights (a sample of each): after the forward pass, by which they exist."""
         for i, leaf in enumerate(self._network):
             for name, array in leaf.layer.params.items():
-                self._before[i, name] = sample(array, PARAMETER_SAMPLE)
+                if array.ndim >= 2:  # biases start at 0: a ratio to them says nothing
+                    self._before[i, name] = sample(array, PARAMETER_SAMPLE)
 
     def stop(self) -> None:
         self._wrapped.remove()
