@@ -154,6 +154,24 @@ class TestNames:
         np.testing.assert_array_equal(dropout.forward(x), kitae.dropout(x, 0.5, seed=3, offset=6)[0])
         assert network.buffers["1.offset"] == 7
 
+    def test_save_and_load(self, tmp_path):
+        def make():
+            body = nn.Sequential(nn.Dense(4), kitae.BatchNorm(), kitae.Dropout(0.5))
+            return nn.Sequential(nn.Residual(body), nn.Branches(nn.Dense(1), nn.Dense(2)))
+
+        model, x = make(), normal(5, 4)
+        for _ in range(3):
+            model.forward(x)
+        model.save(tmp_path / "weights")
+        copy = make()  # of other weights and another seed, not built
+        assert not any(copy.load(tmp_path / "weights"))
+        arrays, copies = ({**network.params, **network.buffers} for network in (model, copy))
+        assert list(arrays) == list(copies)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(copies[name], array)
+        assert copy.buffers["0.body.2.offset"] == 3
+        np.testing.assert_array_equal(copy.forward(x), model.forward(x))  # the same mask, too
+
     @pytest.mark.parametrize("transposed", [False, True])
     def test_an_array_shared_across_depths_appears_once(self, transposed):
         first, second, third = dense(4, 4), dense(4, 4), dense(4, 4)

@@ -54,6 +54,8 @@ def main():
     x, t, _, _ = shared.pixels_and_labels(args.data)
     x = (x - x.mean()) / x.std()
     steps = 5 if args.quick else 200
+    if args.quick:
+        x, t = x[:200], t[:200]
     rows, histograms = [], {}
     for name, init in INITIALIZATIONS.items():
         row = [name]
@@ -74,14 +76,14 @@ def main():
 
 
 def draw(histograms, path):
-    """A row an initialization: layers 1, 4, 7 and 10 with tanh, then with ReLU."""
-    layers = range(0, DEPTH, 3)
-    figure = Figure(figsize=(16, 1.5 * len(INITIALIZATIONS)), layout="constrained")
-    axes = figure.subplots(len(INITIALIZATIONS), 2 * len(layers))
+    """A row an initialization: the first and the last layer with tanh, then with ReLU."""
+    columns = [(kind, layer) for kind in ACTIVATIONS for layer in (0, DEPTH - 1)]
+    figure = Figure(figsize=(14, 1.3 * len(INITIALIZATIONS)))
+    figure.subplots_adjust(left=0.16, right=0.99, bottom=0.03, top=0.97, hspace=0.75, wspace=0.08)
+    axes = figure.subplots(len(INITIALIZATIONS), len(columns))
     for row, name in zip(axes, INITIALIZATIONS, strict=True):
         row[0].set_ylabel(name.replace(", ", ",\n"), rotation=0, ha="right", va="center", fontsize=11)
-        places = [(kind, layer) for kind in ACTIVATIONS for layer in layers]
-        for ax, (kind, layer) in zip(row, places, strict=True):
+        for ax, (kind, layer) in zip(row, columns, strict=True):
             numbers = histograms[kind, name][layer]
             ax.stairs(numbers.counts, numbers.edges, fill=True, color="#0072B2" if kind == "tanh" else "#D55E00")
             ax.set_yticks([])

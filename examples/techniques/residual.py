@@ -2,7 +2,7 @@
 
 Each block is dense, batch norm, ReLU, dense, batch norm; the residual network adds the block's input before the last
 ReLU. As blocks are added the plain network becomes hard to train; the residual one does not. The last row is a block
-of branches (Inception's idea) in place of the last residual block.
+of branches (Inception's idea) in place of the last residual block. Each block's gradients are checked first.
 """
 
 import numpy as np
@@ -62,6 +62,8 @@ def main():
     args = shared.options(__doc__).parse_args()
     data = shared.pixels_and_labels(args.data)
     epochs, depths = (1, (2, 4)) if args.quick else (15, (2, 8, 24))
+    for block in (plain_block, residual_block, branched_block):
+        nn.check_gradients(block(), np.random.default_rng(0).standard_normal((4, UNITS)), most=20)
     kinds = {"plain": plain_block, "residual": residual_block}
     rows, curves = [], {}
     for depth in depths:

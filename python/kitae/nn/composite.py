@@ -1,5 +1,6 @@
 """Layers that hold other layers: their arrays under one set of names."""
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from kitae import _checks, _dispatch
 from kitae.nn.layer import Layer
 
 if TYPE_CHECKING:
+    from kitae.nn.storage import Differences
     from kitae.nn.summary import Summary
 
 
@@ -64,6 +66,18 @@ class Composite(Layer):
         from kitae.nn.summary import summary
 
         return summary(self, input_shape, dtype)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write parameters and buffers to a safetensors file, atomically: ``kitae.nn.save_weights``."""
+        from kitae.nn.storage import save_weights
+
+        save_weights(self, path)
+
+    def load(self, path: str | os.PathLike[str], *, strict: bool = True) -> "Differences":
+        """Read such a file into the layers' own arrays; builds what is not built: ``kitae.nn.load_weights``."""
+        from kitae.nn.storage import load_weights
+
+        return load_weights(self, path, strict=strict)
 
     def sum_shared_gradients(self) -> None:
         """Add the gradients of parameters that share memory to that of the first name."""
