@@ -199,7 +199,6 @@ MISTAKES = {
     "dout dtype": (lambda: embedded().backward(OUT), TypeError, ["dout", "float32", "float64"]),
     "layer": (lambda: nn.TimeDistributed(nn.Dense), TypeError, ["nn.TimeDistributed", "layer", "forward", "type"]),
     "x": (lambda: spread().forward(OUT[0]), ValueError, ["nn.TimeDistributed.forward", "x", "time", "(2, 3)"]),
-    "build 2": (lambda: spread().build((2, 3), "f4"), ValueError, ["nn.TimeDistributed.build", "shape", "(2, 3)"]),
     "no forward 2": (lambda: nn.TimeDistributed(nn.ReLU()).backward(OUT), RuntimeError, ["TimeDistributed.backward"]),
     "dout 2": (lambda: spread().backward(OUT), ValueError, ["TimeDistributed.backward", "dout", "(2, 3)", "(2, 2, 3)"]),
     "loss": (lambda: nn.TimeDistributedLoss(3), TypeError, ["nn.TimeDistributedLoss", "loss", "targets", "3"]),
