@@ -155,6 +155,14 @@ class TestTimeDistributedLoss:
         assert loss.count == 8
         np.testing.assert_allclose(loss.backward(), theirs.grad.numpy(), rtol=1e-13, atol=1e-17)
 
+    def test_gradients_stay_at_their_steps(self, rng):
+        outputs, targets = rng.standard_normal((1, 3, 4)), np.array([[-1, 2, -1]])
+        loss, single = nn.TimeDistributedLoss(nn.SoftmaxCrossEntropy(), ignore=-1), nn.SoftmaxCrossEntropy()
+        assert loss.forward(outputs, targets) == single.forward(outputs[:, 1], targets[:, 1])
+        doutputs = loss.backward()
+        np.testing.assert_array_equal(doutputs[:, 1], single.backward())
+        assert not doutputs[:, ::2].any()
+
     def test_everything_ignored(self):
         loss = nn.TimeDistributedLoss(nn.SoftmaxCrossEntropy(), ignore=-1)
         assert loss.forward(np.ones((2, 3, 4)), np.full((2, 3), -1)) == 0.0
@@ -199,7 +207,6 @@ MISTAKES = {
     "dout dtype": (lambda: embedded().backward(OUT), TypeError, ["dout", "float32", "float64"]),
     "layer": (lambda: nn.TimeDistributed(nn.Dense), TypeError, ["nn.TimeDistributed", "layer", "forward", "type"]),
     "x": (lambda: spread().forward(OUT[0]), ValueError, ["nn.TimeDistributed.forward", "x", "time", "(2, 3)"]),
-    "build 2": (lambda: spread().build((2, 3), "f4"), ValueError, ["nn.TimeDistributed.build", "shape", "(2, 3)"]),
     "no forward 2": (lambda: nn.TimeDistributed(nn.ReLU()).backward(OUT), RuntimeError, ["TimeDistributed.backward"]),
     "dout 2": (lambda: spread().backward(OUT), ValueError, ["TimeDistributed.backward", "dout", "(2, 3)", "(2, 2, 3)"]),
     "loss": (lambda: nn.TimeDistributedLoss(3), TypeError, ["nn.TimeDistributedLoss", "loss", "targets", "3"]),

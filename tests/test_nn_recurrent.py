@@ -362,17 +362,6 @@ def test_initial_weights():
     np.testing.assert_array_equal(again.params["W"], layer.params["W"])
 
 
-def test_rotations_of_both_kinds_are_drawn():
-    """Signs that QR fixes would make every determinant of one size alike (here: -1 for 2 x 2)."""
-    rng = np.random.default_rng(1)
-    layer = nn.SimpleRNN(2)
-    determinants = {round(np.linalg.det(nn.recurrent.orthogonal((2, 2), rng))) for _ in range(40)}
-    assert determinants == {-1, 1}
-    assert layer.recurrent_init == "orthogonal"
-    wide = nn.recurrent.orthogonal((2, 5), rng)
-    np.testing.assert_allclose(wide @ wide.T, np.eye(2), atol=1e-14)
-
-
 def test_exploding_gradients_are_clipped(rng):
     layer = nn.SimpleRNN(4, recurrent_init=lambda shape, generator: 3 * np.eye(4), return_sequences=True)
     layer.forward(np.zeros((1, 30, 2)))

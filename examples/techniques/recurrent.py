@@ -98,7 +98,7 @@ def draw(results, out):
     for ax, title in zip(axes, ("loss in training", "sums right, test set"), strict=True):
         ax.set(title=title, xlabel="epoch")
         ax.grid(alpha=0.3)
-    axes[1].legend()
+    axes[0].legend()
     figure.savefig(out, dpi=120)
 
 

@@ -18,8 +18,8 @@ class Embedding(Layer):
     ids: integers of any shape, usually (batch, time), from 0 to vocabulary - 1; W: (vocabulary, units);
     y: ids.shape + (units,). ``backward`` returns None, as ids have no gradient: the layer stands first.
 
-    ``vocabulary``: how many ids there are; None: the largest of the first batch, plus one. ``init``: a name as for
-    ``Dense``, a function of (shape, numpy.random.Generator), or None: N(0, 1) as in PyTorch. dtype float32 or float64.
+    ``vocabulary``: how many ids there are; None: the largest of the first batch, plus one. ``init``: as for
+    ``Dense``; N(0, 1) by default, as in PyTorch. dtype: float32 or float64.
     dW is dense; rows are added in the order in which their id occurs, one fixed order on a GPU too.
 
     Ids of a wrong type or dtype raise TypeError, ids out of range ValueError: looking for these waits for a GPU.
@@ -30,7 +30,7 @@ class Embedding(Layer):
         units: int,
         vocabulary: int | None = None,
         *,
-        init: str | initializers.Initializer | None = None,
+        init: str | initializers.Initializer = "standard_normal",
         dtype: DTypeLike | None = None,
     ) -> None:
         super().__init__()
@@ -39,8 +39,7 @@ class Embedding(Layer):
         self.vocabulary = vocabulary
         if vocabulary is not None:
             self.vocabulary = _checks.integer(op, "vocabulary", vocabulary, low=1, high=_LARGEST)
-        named = init is None or callable(init)
-        self.init = init if named else _checks.one_of(op, "init", init, tuple(initializers.BY_NAME))
+        self.init = initializers.find(op, "init", init)
         self.dtype = checks.parameter_dtype(op, dtype, np.float32)
         self._ids: Any = None
 
@@ -49,18 +48,14 @@ class Embedding(Layer):
         if self.vocabulary is None:
             expected = "how many ids there are (None only where the first batch says it)"
             raise _checks.error(ValueError, "nn.Embedding.build", "vocabulary", expected, None)
-        self._build("nn.Embedding.build", self.vocabulary, _dispatch.forced_array_module())
+        self._build("nn.Embedding.build", self.vocabulary, None)
 
-    def _build(self, op: str, vocabulary: int, xp: Any) -> None:
+    def _build(self, op: str, vocabulary: int, like: Any) -> None:
         shape = vocabulary, self.units
-        if self.init is None:
-            weights = _random.generator().standard_normal(shape)
-        else:
-            draw = self.init if callable(self.init) else initializers.BY_NAME[self.init]
-            weights = np.asarray(draw(shape, _random.generator()))
+        weights = np.asarray(self.init(shape, _random.generator()))
         checks.shape(op, "init(shape, generator)", weights, shape, "vocabulary and units")
-        self.params = {"W": xp.asarray(weights.astype(self.dtype))}
-        self.grads = {"W": xp.zeros_like(self.params["W"])}
+        self.params = {"W": _dispatch.placed(weights.astype(self.dtype), like)}
+        self.grads = {"W": _dispatch.array_module(self.params["W"]).zeros_like(self.params["W"])}
 
     def forward(self, ids: Any, training: bool = True) -> Any:
         op = "nn.Embedding.forward"
@@ -73,7 +68,7 @@ class Embedding(Layer):
             expected = "ids from 0 on" if vocabulary is None else f"ids from 0 to {vocabulary - 1}, the vocabulary"
             raise _checks.error(ValueError, op, "ids", expected, _checks.Words(f"values from {low} to {high}"))
         if not self.params:
-            self._build(op, high + 1 if vocabulary is None else vocabulary, _dispatch.array_module(ids))
+            self._build(op, high + 1 if vocabulary is None else vocabulary, ids)
         self._ids = ids.astype(np.int64)
         return self.params["W"].take(self._ids, axis=0)
 
@@ -83,8 +78,7 @@ class Embedding(Layer):
         checks.float_array(op, "dout", dout)
         checks.shape(op, "dout", dout, (*ids.shape, self.units), "that of ids and units")
         gradient = self.grads["W"]
-        if dout.dtype.itemsize > gradient.dtype.itemsize:
-            raise _checks.error(TypeError, op, "dout", f"dtype {gradient.dtype}, that of W, or a narrower one", dout)
+        dout = checks.in_dtype_of(op, "dout", dout, gradient.dtype)
         gradient.fill(0)
         if ids.size == 0:
             return
@@ -94,5 +88,5 @@ class Embedding(Layer):
         order = xp.argsort(ids, kind="stable")
         ids = ids[order]
         starts = xp.flatnonzero(xp.concatenate((xp.ones(1, bool), ids[1:] != ids[:-1])))
-        rows = dout.astype(gradient.dtype, copy=False).reshape(-1, self.units)[order]
+        rows = dout.reshape(-1, self.units)[order]
         gradient[ids[starts]] = xp.add.reduceat(rows, starts, axis=0)

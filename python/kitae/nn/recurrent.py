@@ -20,17 +20,6 @@ from kitae.nn.layer import Layer
 _LARGEST = 2**31 - 1
 
 
-def orthogonal(shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Q of the QR decomposition of a Gaussian matrix, signs such that all rotations are equally likely (Saxe 2014)."""
-    rows, columns = shape
-    q, r = np.linalg.qr(rng.standard_normal((max(shape), min(shape))))
-    q *= np.sign(np.diag(r))
-    return q if rows >= columns else q.T
-
-
-_INITIALIZERS = {"orthogonal": orthogonal, **initializers.BY_NAME}
-
-
 @dataclass
 class Pass:
     """A forward pass, as backward needs it. ``gates`` become their own gradients on the way back."""
@@ -67,8 +56,8 @@ class Recurrent(Layer):
         self.units = _checks.integer(op, "units", units, low=1, high=_LARGEST)
         self.return_sequences = _checks.boolean(op, "return_sequences", return_sequences)
         self.stateful = _checks.boolean(op, "stateful", stateful)
-        self.init = _initializer(op, "init", init)
-        self.recurrent_init = _initializer(op, "recurrent_init", recurrent_init)
+        self.init = initializers.find(op, "init", init)
+        self.recurrent_init = initializers.find(op, "recurrent_init", recurrent_init)
         self.dtype = None if dtype is None else checks.parameter_dtype(op, dtype, np.float32)
         self.backward_steps: int | None = None
         self.state: tuple[Any, ...] | None = None
@@ -85,20 +74,20 @@ class Recurrent(Layer):
         if len(shape) != 3:
             raise _checks.error(ValueError, op, "shape", "(batch, time, inputs)", _checks.Words(shape))
         inputs = _checks.integer(op, "inputs", shape[2], low=1, high=_LARGEST)
-        self._build(op, inputs, checks.parameter_dtype(op, self.dtype, dtype), _dispatch.forced_array_module())
+        self._build(op, inputs, checks.parameter_dtype(op, self.dtype, dtype), None)
 
-    def _build(self, op: str, inputs: int, dtype: np.dtype[Any], xp: Any) -> None:
+    def _build(self, op: str, inputs: int, dtype: np.dtype[Any], like: Any) -> None:
         arrays = {
             "W": self._drawn(op, "init", self.init, (inputs, self.units)),
             "U": self._drawn(op, "recurrent_init", self.recurrent_init, (self.units, self.units)),
             **self._biases(),
         }
-        self.params = {name: xp.asarray(array.astype(dtype)) for name, array in arrays.items()}
+        self.params = {name: _dispatch.placed(array.astype(dtype), like) for name, array in arrays.items()}
+        xp = _dispatch.array_module(self.params["W"])
         self.grads = {name: xp.zeros_like(param) for name, param in self.params.items()}
 
-    def _drawn(self, op: str, argument: str, init: str | initializers.Initializer, shape: tuple[int, int]) -> Any:
+    def _drawn(self, op: str, argument: str, draw: initializers.Initializer, shape: tuple[int, int]) -> Any:
         """One matrix a gate, side by side: the equations of initializers are about a single one."""
-        draw = init if callable(init) else _INITIALIZERS[init]
         matrices = [np.asarray(draw(shape, _random.generator())) for _ in range(self.gates)]
         for matrix in matrices:
             checks.shape(op, f"{argument}(shape, generator)", matrix, shape, "of one gate")
@@ -147,12 +136,12 @@ class Recurrent(Layer):
             raise _checks.error(ValueError, op, "x", "at least one time step", x)
         xp = _dispatch.array_module(x)
         if not self.params:
-            self._build(op, inputs, checks.parameter_dtype(op, self.dtype, x.dtype), xp)
+            self._build(op, inputs, checks.parameter_dtype(op, self.dtype, x.dtype), x)
         if inputs != self.params["W"].shape[0]:
             expected = f"shape (batch, time, {self.params['W'].shape[0]}), the inputs that W was made for"
             raise _checks.error(ValueError, op, "x", expected, x)
         start = self._start(op, initial_state, batch)
-        steps_first = xp.ascontiguousarray(self._in_dtype_of_weights(op, "x", x).transpose(1, 0, 2))
+        steps_first = xp.ascontiguousarray(checks.in_dtype_of(op, "x", x, self.params["W"].dtype).transpose(1, 0, 2))
         current = self._new_pass(xp, steps_first)
         for states, first in zip(current.states, start, strict=True):
             states[0] = first
@@ -179,12 +168,13 @@ class Recurrent(Layer):
         checks.float_array(op, "dout", dout)
         middle, meaning = ((time,), "batch, time and units") if self.return_sequences else ((), "batch and units")
         checks.shape(op, "dout", dout, (batch, *middle, self.units), meaning)
-        dout = self._in_dtype_of_weights(op, "dout", dout)
+        dtype = self.params["W"].dtype
+        dout = checks.in_dtype_of(op, "dout", dout, dtype)
         if dstate is None:
             dstate = tuple(xp.zeros_like(states[0]) for states in current.states)
         else:
             dstate = self._checked_state(op, "dstate", dstate, batch)
-            dstate = tuple(self._in_dtype_of_weights(op, "dstate", d).copy() for d in dstate)
+            dstate = tuple(checks.in_dtype_of(op, "dstate", d, dtype).copy() for d in dstate)
         self._returned = True
         dh, sequence = dstate[0], None
         if self.return_sequences:
@@ -248,7 +238,7 @@ class Recurrent(Layer):
             state = None
         if state is None:
             return (0,) * len(self.states)
-        return tuple(self._in_dtype_of_weights(op, "initial_state", array) for array in state)
+        return tuple(checks.in_dtype_of(op, "initial_state", array, self.params["W"].dtype) for array in state)
 
     def _memory(self, name: str, shape: tuple[int, ...]) -> Any:
         """Memory that stays the layer's from pass to pass: fresh pages would cost as much as the work in them."""
@@ -257,13 +247,6 @@ class Recurrent(Layer):
             held = self._reused[name] = _dispatch.empty(shape, weights.dtype, weights)
         return held
 
-    def _in_dtype_of_weights(self, op: str, argument: str, array: Any) -> Any:
-        """``array`` in W's dtype: values of a narrower one fit exactly."""
-        dtype = self.params["W"].dtype
-        if array.dtype.itemsize > dtype.itemsize:
-            raise _checks.error(TypeError, op, argument, f"dtype {dtype}, that of W, or a narrower one", array)
-        return array.astype(dtype, copy=False)
-
     def _op(self, method: str) -> str:
         return f"nn.{type(self).__name__}.{method}"
 
@@ -271,7 +254,3 @@ class Recurrent(Layer):
 def _rows(sequence: Any) -> Any:
     """(time, batch, width) as (time * batch, width)."""
     return sequence.reshape(-1, sequence.shape[2])
-
-
-def _initializer(op: str, argument: str, init: Any) -> str | initializers.Initializer:
-    return init if callable(init) else _checks.one_of(op, argument, init, tuple(_INITIALIZERS))

@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-from numpy.typing import DTypeLike
-
 from kitae import _checks, _dispatch
 from kitae.nn import checks
-from kitae.nn.layer import Layer
+from kitae.nn.composite import Composite, check_children
 
 
-class TimeDistributed(Layer):
+class TimeDistributed(Composite):
     """y[:, t] = layer(x[:, t]) at every t, as one pass of the layer over batch * time samples
 
     x: (batch, time, ...) to y: (batch, time, ...). ``layer``: any layer of kitae; ``TimeDistributed(Dense(10))`` is
@@ -21,35 +19,12 @@ class TimeDistributed(Layer):
     """
 
     def __init__(self, layer: Any) -> None:
-        methods = getattr(layer, "forward", None), getattr(layer, "backward", None)
-        if isinstance(layer, type) or not all(map(callable, methods)):
-            expected = "a layer, an object with forward(x, training=True) and backward(dout)"
-            raise _checks.error(TypeError, "nn.TimeDistributed", "layer", expected, layer)
+        super().__init__()
+        check_children("nn.TimeDistributed", [("layer", layer)])
         self.layer = layer
-        self._shape: tuple[int, ...] | None = None
-
-    @property
-    def params(self) -> dict[str, Any]:  # type: ignore[override]
-        return _prefixed(self.layer.params)
-
-    @property
-    def grads(self) -> dict[str, Any]:  # type: ignore[override]
-        return _prefixed(self.layer.grads)
-
-    @property
-    def buffers(self) -> dict[str, Any]:  # type: ignore[override]
-        return _prefixed(self.layer.buffers)
 
     def children(self) -> Iterator[tuple[str, Any]]:
         yield "layer", self.layer
-
-    def build(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
-        """Build the layer for inputs of ``shape`` (batch, time, ...)."""
-        if len(shape) < 3:
-            raise _checks.error(
-                ValueError, "nn.TimeDistributed.build", "shape", "(batch, time, ...)", _checks.Words(shape)
-            )
-        self.layer.build((shape[0] * shape[1], *shape[2:]), dtype)
 
     def forward(self, x: Any, training: bool = True) -> Any:
         op = "nn.TimeDistributed.forward"
@@ -57,12 +32,12 @@ class TimeDistributed(Layer):
         if x.ndim < 3:
             raise _checks.error(ValueError, op, "x", "shape (batch, time, ...)", x)
         y = self.layer.forward(_samples(x), training=training)
-        self._shape = x.shape
+        self._input = x.shape, x.dtype
         return y.reshape(*x.shape[:2], *y.shape[1:])
 
     def backward(self, dout: Any) -> Any:
         op = "nn.TimeDistributed.backward"
-        shape = checks.after_forward(op, self._shape)
+        shape, _ = checks.after_forward(op, self._input)
         checks.float_array(op, "dout", dout)
         if dout.shape[:2] != shape[:2]:
             raise _checks.error(ValueError, op, "dout", f"shape {shape[:2]} + that of one step's output", dout)
@@ -125,10 +100,6 @@ class TimeDistributedLoss:
         whole = xp.zeros((outputs.shape[0] * outputs.shape[1], *gradient.shape[1:]), gradient.dtype)
         whole[self._places] = gradient
         return whole.reshape(outputs.shape)
-
-
-def _prefixed(arrays: dict[str, Any]) -> dict[str, Any]:
-    return {f"layer.{name}": array for name, array in arrays.items()}
 
 
 def _samples(sequences: Any) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from kitae import _checks, _dispatch
+from kitae.nn.composite import walk
 from kitae.nn.recurrent import Recurrent
 from kitae.nn.time_distributed import TimeDistributedLoss
 
@@ -82,7 +83,7 @@ class TruncatedBPTT:
         """
         op = f"{OP}.backpropagate"
         time = _steps(op, x, t)
-        layers = list(_recurrent(model))
+        layers = [layer for _, layer in walk(model) if isinstance(layer, Recurrent)]
         for layer in layers:
             if not layer.stateful:
                 found = _checks.Words(f"nn.{type(layer).__name__}({layer.units}) with stateful=False")
@@ -144,16 +145,6 @@ def _steps(op: str, x: Any, t: Any) -> int:
     if x.shape[1] == 0:
         raise _checks.error(ValueError, op, "x", "at least one time step", x)
     return x.shape[1]
-
-
-def _recurrent(layer: Any) -> Iterator[Recurrent]:
-    """The recurrent layers in a model, at any depth."""
-    if isinstance(layer, Recurrent):
-        yield layer
-    children = getattr(layer, "children", None)
-    inside = getattr(layer, "layers", ()) if children is None else (child for _, child in children())
-    for child in inside:
-        yield from _recurrent(child)
 
 
 def _after_zeros(dout: Any, steps: int) -> Any:
