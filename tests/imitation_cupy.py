@@ -91,7 +91,10 @@ class ndarray:
         return ndarray(host, self.device.id)
 
     def __getitem__(self, key: Any) -> "ndarray":
-        return self._wrap(self._host[key])
+        return self._wrap(self._host[_host(key)])
+
+    def __len__(self) -> int:
+        return len(self._host)
 
     def fill(self, value: float) -> None:
         self._host.fill(value)

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kitae.data.cifar import CLASSES, looks_like_cifar10, read_cifar10
 from kitae.data.errors import DataError
 from kitae.data.idx import GZIP_MAGIC, read_idx
 from kitae.data.limits import MAX_BYTES
 from kitae.data.npz import read_npz
+from kitae.data.splits import refuse_batches
 
 # A label beyond this is a mistake in the file, not a class: the output layer would have that many units.
 MAX_CLASSES = 1000
@@ -26,13 +28,20 @@ class Dataset:
 
 
 def load(path, labels=None, *, max_bytes=MAX_BYTES):
-    """A Dataset from an NPZ file with ``images`` and ``labels`` or from a pair of MNIST-format IDX files.
+    """A Dataset from an NPZ file with ``images`` and ``labels``, from a pair of MNIST-format IDX files or from
+    CIFAR-10.
 
     For IDX, ``path`` is the images file; the labels file is ``labels``, else the file beside it with the MNIST name
-    (train-images-idx3-ubyte.gz -> train-labels-idx1-ubyte.gz, with or without .gz). The kind is told by content.
-    Raises DataError.
+    (train-images-idx3-ubyte.gz -> train-labels-idx1-ubyte.gz, with or without .gz). The kind is told by content,
+    but for CIFAR-10's binary version, which has no mark: a folder with its files, or a .bin file of whole records
+    (``read_cifar10``). Raises DataError.
     """
     path = os.fspath(path)
+    if looks_like_cifar10(path):
+        if labels is not None:
+            raise DataError(labels, "no separate labels file for CIFAR-10", "one")
+        images, labels = read_cifar10(path, max_bytes=max_bytes)
+        return Dataset(os.path.basename(os.path.normpath(path)), images, labels, CLASSES)
     start = _first_bytes(path)
     if start[:2] == b"PK":
         if labels is not None:
@@ -45,7 +54,7 @@ def load(path, labels=None, *, max_bytes=MAX_BYTES):
         labels = os.fspath(labels) if labels is not None else labels_file_beside(path)
         return _checked(path, labels, images, read_idx(labels, max_bytes=max_bytes))
     found = "the bytes " + " ".join(f"{byte:02x}" for byte in start) if start else "an empty file"
-    raise DataError(path, "an .npz file or an MNIST-format IDX file (plain or .gz)", found)
+    raise DataError(path, "an .npz file, an MNIST-format IDX file (plain or .gz) or CIFAR-10 (.bin)", found)
 
 
 def digits():
@@ -57,7 +66,11 @@ def digits():
 
 
 def train_test_split(images, labels, *, test_fraction=0.2, seed=0):
-    """(train images, train labels, test images, test labels): a seeded shuffle, then a cut; at least one of each."""
+    """(train images, train labels, test images, test labels): a seeded shuffle, then a cut; at least one of each.
+
+    ``train_validation_test_split`` does more: a third set, classes in their shares, groups, identical samples noticed.
+    """
+    refuse_batches("data.train_test_split", "images", images)
     count = len(images)
     if len(labels) != count:
         raise ValueError(f"train_test_split: labels: expected {count}, one for each image, got {len(labels)}")

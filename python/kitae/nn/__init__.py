@@ -13,5 +13,6 @@ from kitae.nn.layer import Layer
 from kitae.nn.relu import ReLU
 from kitae.nn.sequential import Sequential
 from kitae.nn.softmax_cross_entropy import SoftmaxCrossEntropy
+from kitae.nn.storage import load_weights, save_weights
 
-__all__ = ["Dense", "Layer", "ReLU", "Sequential", "SoftmaxCrossEntropy"]
+__all__ = ["Dense", "Layer", "ReLU", "Sequential", "SoftmaxCrossEntropy", "load_weights", "save_weights"]

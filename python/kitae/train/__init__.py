@@ -1,6 +1,7 @@
 """Training techniques on top of the kernels: the training loop, schedules, early stopping, checkpoints, diagnosis."""
 
 from kitae.train.callback import Callback, CallbackList, LambdaCallback
+from kitae.train.checkpoint import load_checkpoint, save_checkpoint
 from kitae.train.csv_logger import CSVLogger
 from kitae.train.curves import plot_history, plot_range_test
 from kitae.train.early_stopping import EarlyStopping, TerminateOnNaN
@@ -25,6 +26,7 @@ from kitae.train.metrics import (
     precision,
     recall,
 )
+from kitae.train.model_checkpoint import ModelCheckpoint
 from kitae.train.range_test import RangeTest, compare_learning_rates, learning_rate_range_test
 from kitae.train.schedules import (
     Constant,
@@ -59,6 +61,7 @@ __all__ = [
     "LearningRateScheduler",
     "Linear",
     "Map",
+    "ModelCheckpoint",
     "MultiStep",
     "OneCycle",
     "Polynomial",
@@ -79,6 +82,7 @@ __all__ = [
     "freeze_statistics",
     "frozen_names",
     "learning_rate_range_test",
+    "load_checkpoint",
     "mean_absolute_error",
     "of_whole_set",
     "parameter_groups",
@@ -87,6 +91,7 @@ __all__ = [
     "precision",
     "recall",
     "replace_last_layers",
+    "save_checkpoint",
     "trainable_gradients",
     "unfreeze",
 ]
