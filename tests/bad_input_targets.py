@@ -198,6 +198,88 @@ def gradient_targets() -> Iterator[Target]:
             lambda k=keyword, w=word: {**good(), k: w},
         )
     yield Target("clip_grad_value", "limit", POSITIVE_OR_INFINITE, clip_value, good)
+    yield from normalization_of_gradients_targets()
+
+
+def normalization_of_gradients_targets() -> Iterator[Target]:
+    def good() -> Arguments:
+        arrays = {"first": numbers(1), "second": numbers(2, (5,)), "param": numbers(3)}
+        return {**arrays, "threshold": 0.5, "clipping": 0.25, "eps": 0.5, "axis": 1}
+
+    op = "normalize_gradients"
+
+    def normalize(arguments: Arguments, mode: str = "clip_l2_per_layer", **keywords: Any) -> Any:
+        layers = [[arguments["second"]], [arguments["first"]]]
+        return kitae.normalize_gradients(layers, mode, arguments["threshold"], **keywords)
+
+    for mode in ("clip_l2_per_layer", "renormalize_l2_per_param_type", "clip_elementwise_absolute_value"):
+        yield Target(
+            op,
+            "grads[1]",
+            optional(WRITE),
+            lambda a, m=mode: normalize(a, m),
+            good,
+            "first",
+            variant=f"({mode})",
+        )
+    yield Target(op, "threshold", POSITIVE_OR_INFINITE, normalize, good)
+    for keyword, word in (("nonfinite", "raise"), ("mode", "clip_l2_per_layer")):
+        yield Target(
+            op,
+            keyword,
+            CHOICE,
+            lambda a, k=keyword: normalize(a, **{k: a[k]}),
+            lambda k=keyword, w=word: {**good(), k: w},
+        )
+
+    op = "clip_grad_adaptive"
+
+    def adaptive(arguments: Arguments, **keywords: Any) -> Any:
+        params, grads = [numbers(4, (5,)), arguments["param"]], [arguments["second"], arguments["first"]]
+        return kitae.clip_grad_adaptive(
+            params, grads, arguments["clipping"], eps=arguments["eps"], axis=arguments["axis"], **keywords
+        )
+
+    # A parameter of another shape is fine; its gradient then is not.
+    shaped = dict.fromkeys(SHAPES, (op, "grads[1]"))
+    yield Target(op, "params[1]", READ_SHAPED, adaptive, good, "param", shaped)
+    yield Target(op, "grads[1]", optional(WRITE_SHAPED), adaptive, good, "first")
+    positive = {**POSITIVE_OR_INFINITE, "plus_infinity": ValueError}
+    yield Target(op, "clipping", positive, adaptive, good)
+    yield Target(op, "eps", positive, adaptive, good)
+    axis = {**AXIS_OF_TWO, "two": WORKS, "minus_three": WORKS, "none": WORKS}
+    yield Target(op, "axis", axis, adaptive, good)
+    yield Target(
+        op,
+        "nonfinite",
+        CHOICE,
+        lambda a: adaptive(a, nonfinite=a["nonfinite"]),
+        lambda: {**good(), "nonfinite": "raise"},
+    )
+
+
+def averaging_targets() -> Iterator[Target]:
+    def update(average: Any) -> Any:
+        average.update()
+        return average.state_dict()
+
+    for name in ("EMA", "SWA"):
+        cls = getattr(kitae, name)
+        arrays = lambda: {"param": numbers(1)}  # noqa: E731
+        yield Target(name, "params[1]", WRITE, lambda a, c=cls: update(c([numbers(2), a["param"]])), arrays, "param")
+
+        def copy_to(arguments: Arguments, cls: Any = cls) -> Any:
+            return cls([numbers(2, (5,)), numbers(3)]).copy_to([numbers(2, (5,)), arguments["param"]])
+
+        yield Target(f"{name}.copy_to", "params[1]", WRITE_LIKE, copy_to, arrays, "param")
+    for keyword, value, outcomes in (("decay", 0.5, BELOW_ONE), ("debias", True, TRUTH), ("warmup", True, TRUTH)):
+        yield Target(
+            "EMA",
+            keyword,
+            outcomes,
+            lambda a: update(kitae.EMA([numbers(1)], **a)),
+            lambda k=keyword, v=value: {k: v},
+        )
 
 
 VECTORS = ("gamma", "beta", "running_mean", "running_var")
@@ -318,6 +400,100 @@ def normalization_targets() -> Iterator[Target]:
         )
 
 
+def layer_normalization_targets() -> Iterator[Target]:
+    op = "layer_norm"
+    # Of C order with the normalized axes last, as y is without `out`.
+    out = optional({**WRITE_LIKE, **dict.fromkeys(LAYOUTS, ValueError)})
+
+    def good() -> Arguments:
+        parameters = {"gamma": numbers(2, (4,)), "beta": numbers(3, (4,))}
+        return {"x": numbers(1), **parameters, "axis": -1, "eps": 1e-5, "nonfinite": "raise", "out": None}
+
+    def forward(arguments: Arguments) -> Any:
+        keywords = dict(arguments)
+        positional = [keywords.pop(name) for name in ("x", "gamma", "beta")]
+        y, saved = kitae.layer_norm(*positional, **keywords)
+        assert arguments["out"] is None or y is arguments["out"]
+        return y, saved.mean, saved.inv_std
+
+    # Another length of its last axis is what gamma has not; without axes there is nothing to normalize.
+    x = {**READ_SHAPED, **CHOOSES_BACKEND, "longer": WORKS, "empty": WORKS, "one_axis_more": WORKS}
+    x["one_axis_less"] = WORKS
+    yield Target(op, "x", x, forward, good, names={"transposed": (op, "gamma")})
+    for name in ("gamma", "beta"):
+        yield Target(op, name, {**READ_VECTOR, "none": WORKS}, forward, good)
+    yield Target(op, "out", out, forward, lambda: {**good(), "out": numbers(4)})
+    names = {"zero": (op, "gamma")}
+    axis = {**AXIS_OF_TWO, "zero": ValueError, "minus_three": ValueError}
+    yield Target(op, "axis", axis, forward, good, names=names)
+    yield Target(op, "eps", NOT_NEGATIVE, forward, good)
+    yield Target(op, "nonfinite", CHOICE, forward, good)
+
+    def backward(arguments: Arguments) -> Any:
+        start = good()
+        _, saved = kitae.layer_norm(start["x"], start["gamma"], start["beta"])
+        return kitae.layer_norm_backward(arguments["dout"], saved, out=arguments["out"])
+
+    op, dout = "layer_norm_backward", {**READ_LIKE, **CHOOSES_BACKEND}
+    yield Target(op, "dout", dout, backward, lambda: {"dout": numbers(4), "out": None})
+    yield Target(op, "out", out, backward, lambda: {"dout": numbers(4), "out": numbers(5)})
+
+    def layer_forward(arguments: Arguments) -> Any:
+        layer = kitae.LayerNorm(arguments["shape"])
+        return undisturbed(lambda: copies(layer.params), lambda: layer.forward(arguments["x"])), layer.params
+
+    op = "LayerNorm.forward"
+    transposed = {"transposed": (op, "gamma")}
+    yield Target(op, "x", x, layer_forward, lambda: {"x": numbers(1), "shape": 4}, names=transposed)
+    lazily = {**x, "transposed": WORKS}
+    yield Target(op, "x", lazily, layer_forward, lambda: {"x": numbers(1), "shape": None}, variant="(without sizes)")
+
+    def layer_backward(arguments: Arguments) -> Any:
+        layer = kitae.LayerNorm(4)
+        layer.forward(numbers(1))
+        return undisturbed(lambda: copies(layer.grads), lambda: layer.backward(arguments["dout"])), layer.grads
+
+    yield Target("LayerNorm.backward", "dout", dout, layer_backward, lambda: {"dout": numbers(4)})
+    for keyword, value, outcomes in (
+        ("shape", 4, optional(LENGTH)),
+        ("eps", 0.5, NOT_NEGATIVE),
+        ("trainable", True, TRUTH),
+        ("nonfinite", "raise", CHOICE),
+    ):
+        yield Target(
+            "LayerNorm", keyword, outcomes, lambda a: kitae.LayerNorm(**a).params, lambda k=keyword, v=value: {k: v}
+        )
+
+
+def weight_normalization_targets() -> Iterator[Target]:
+    op = "weight_norm"
+    out = optional({**WRITE_LIKE, **dict.fromkeys(LAYOUTS, ValueError)})
+
+    def good() -> Arguments:
+        return {"v": numbers(1), "g": numbers(2, (4,)), "axis": 1, "out": None}
+
+    def forward(arguments: Arguments) -> Any:
+        keywords = dict(arguments)
+        w, saved = kitae.weight_norm(keywords.pop("v"), keywords.pop("g"), **keywords)
+        assert arguments["out"] is None or w is arguments["out"]
+        return w, saved.norms
+
+    v = {**READ_SHAPED, **CHOOSES_BACKEND, "longer": WORKS, "empty": WORKS}
+    yield Target(op, "v", v, forward, good, names=dict.fromkeys(("one_axis_more", "transposed"), (op, "g")))
+    yield Target(op, "g", READ_VECTOR, forward, good)
+    yield Target(op, "out", out, forward, lambda: {**good(), "out": numbers(4)})
+    axis = optional({**AXIS_OF_TWO, "zero": ValueError, "minus_three": ValueError})
+    yield Target(op, "axis", axis, forward, good, names={"zero": (op, "g")})
+
+    def backward(arguments: Arguments) -> Any:
+        _, saved = kitae.weight_norm(numbers(1), numbers(2, (4,)))
+        return kitae.weight_norm_backward(arguments["dw"], saved, out=arguments["out"])
+
+    op, dw = "weight_norm_backward", {**READ_LIKE, **CHOOSES_BACKEND}
+    yield Target(op, "dw", dw, backward, lambda: {"dw": numbers(4), "out": None})
+    yield Target(op, "out", out, backward, lambda: {"dw": numbers(4), "out": numbers(5)})
+
+
 def dropout_targets() -> Iterator[Target]:
     def described(mask: Any) -> Any:
         return mask.unpack(), mask.shape, mask.drop, mask.scale, mask.seed, mask.offset
@@ -416,6 +592,89 @@ def dropout_targets() -> Iterator[Target]:
     yield Target("DropConnect.forward", "x", shaped, connected, lambda: {"x": numbers(1)}, names=names)
 
 
+def convolution_targets() -> Iterator[Target]:
+    def without_matrix(outcomes: Outcomes) -> dict[str, Any]:
+        """Of an array of four dimensions no numpy.matrix can be made."""
+        return {kind: outcome for kind, outcome in outcomes.items() if kind != "matrix"}
+
+    images, matrix, small = (2, 3, 4, 5), (12, 24), (2, 3, 2, 2)  # windows of 2 x 2: 12 of them, or 4 side by side
+    # A pair is a list, too; this one has a single entry.
+    count, padding = {**COUNT, "list": ValueError}, {**OFFSET, "list": ValueError, "text": ValueError}
+    other_axes = dict.fromkeys(("one_axis_more", "one_axis_less", "zero_dimensional"), ValueError)
+    x, images_out = without_matrix({**READ, **CHOOSES_BACKEND, **other_axes}), without_matrix(optional(WRITE_LIKE))
+    # Columns are a matrix as the product wants it.
+    gaps = (*LAYOUTS, "repeated", "broadcast")
+    columns = {**READ_SHAPED, **CHOOSES_BACKEND, **dict.fromkeys(gaps, ValueError)}
+    columns_out = optional({**WRITE_LIKE, **dict.fromkeys(LAYOUTS, ValueError)})
+    geometry = {"stride": 1, "padding": 0, "dilation": 1}
+
+    def to_columns(arguments: Arguments) -> Any:
+        return kitae.im2col(**arguments)
+
+    def to_images(arguments: Arguments) -> Any:
+        return kitae.col2im(shape=images, **arguments)
+
+    for op, call, source, shape, outcomes, target, target_shape, target_outcomes in (
+        ("im2col", to_columns, "x", images, x, "out", matrix, columns_out),
+        ("col2im", to_images, "columns", matrix, columns, "out", images, images_out),
+    ):
+
+        def good(source: str = source, shape: tuple[int, ...] = shape) -> Arguments:
+            return {source: numbers(1, shape), "kernel_size": 2, **geometry, "out": None}
+
+        def with_out(good: Any = good, shape: tuple[int, ...] = target_shape) -> Arguments:
+            return {**good(), "out": numbers(2, shape)}
+
+        yield Target(op, source, outcomes, call, good)
+        yield Target(op, target, target_outcomes, call, with_out)
+    for keyword, outcomes in (("kernel_size", count), ("stride", count), ("dilation", count), ("padding", padding)):
+        fitting = {**outcomes, "two": ValueError} if keyword == "dilation" else outcomes  # 3 x 3 windows
+        shape = (2, 3, 2, 5) if keyword == "dilation" else images
+        names = {"two": ("im2col", "x")} if keyword == "dilation" else {}
+        yield Target(
+            "im2col",
+            keyword,
+            fitting,
+            to_columns,
+            lambda s=shape: {"x": numbers(1, s), "kernel_size": 2, **geometry},
+            names=names,
+        )
+
+    for op, pool in (("max_pool", kitae.max_pool), ("avg_pool", kitae.avg_pool)):
+
+        def forward(arguments: Arguments, pool: Any = pool) -> Any:
+            y, saved = pool(**arguments)
+            assert arguments["out"] is None or y is arguments["out"]
+            return y, saved.positions, saved.output
+
+        def fresh() -> Arguments:
+            return {"x": numbers(1, images), "kernel_size": 2, "stride": None, "padding": 0, "out": None}
+
+        yield Target(op, "x", x, forward, fresh)
+        yield Target(op, "out", images_out, forward, lambda: {**fresh(), "out": numbers(2, small)})
+        yield Target(op, "kernel_size", count, forward, fresh)
+        yield Target(op, "stride", optional(count), forward, lambda: {**fresh(), "stride": 2})
+        half = {**padding, "two": ValueError}  # of the window are zeros at most
+        yield Target(op, "padding", half, forward, fresh)
+
+        def backward(arguments: Arguments, pool: Any = pool) -> Any:
+            _, saved = pool(numbers(1, images), 2)
+            of = kitae.max_pool_backward if pool is kitae.max_pool else kitae.avg_pool_backward
+            return of(arguments["dout"], saved, out=arguments["out"])
+
+        dout = without_matrix({**READ_SHAPED, **CHOOSES_BACKEND})
+        yield Target(f"{op}_backward", "dout", dout, backward, lambda: {"dout": numbers(3, small), "out": None})
+        both = {"dout": numbers(3, small), "out": numbers(4, images)}
+        yield Target(f"{op}_backward", "out", images_out, backward, lambda b=both: dict(b))
+    yield Target(
+        "avg_pool",
+        "count_include_pad",
+        TRUTH,
+        lambda a: kitae.avg_pool(numbers(1, images), 2, padding=1, **a)[0],
+        lambda: {"count_include_pad": True},
+    )
+
+
 def process_targets() -> Iterator[Target]:
     def set_threads(arguments: Arguments) -> int:
         before = kitae.get_num_threads()
@@ -442,8 +701,12 @@ def process_targets() -> Iterator[Target]:
 TARGETS = [
     *optimizer_targets(),
     *gradient_targets(),
+    *averaging_targets(),
     *normalization_targets(),
+    *layer_normalization_targets(),
+    *weight_normalization_targets(),
     *dropout_targets(),
+    *convolution_targets(),
     *process_targets(),
 ]
 assert set(FLOATS) < set(READ)

@@ -5,10 +5,15 @@ made. All "devices" share the host's memory.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType, TracebackType
 from typing import Any
 
 import numpy as np
+
+import kitae
+from kitae import _dispatch
 
 
 class Device:
@@ -37,13 +42,28 @@ class Stream:
     def __init__(self, ptr: int) -> None:
         self.ptr = ptr
 
+    def __enter__(self) -> "Stream":
+        self._before = Stream.current.get(Device.current, 0)
+        Stream.current[Device.current] = self.ptr
+        return self
 
-class MemoryPointer:
-    def __init__(self, ptr: int, device_id: int, owner: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        Stream.current[Device.current] = self._before
+
+
+class UnownedMemory:
+    def __init__(self, ptr: int, size: int, owner: Any, device_id: int = -1) -> None:
         self.ptr, self.device_id, self.owner = ptr, device_id, owner
 
+
+class MemoryPointer:
+    def __init__(self, mem: UnownedMemory, offset: int) -> None:
+        self.mem, self.ptr, self.device_id = mem, mem.ptr + offset, mem.device_id
+
     def __add__(self, offset: int) -> "MemoryPointer":
-        return MemoryPointer(self.ptr + offset, self.device_id, self.owner)
+        return MemoryPointer(self.mem, self.ptr - self.mem.ptr + offset)
 
 
 class _Memory:
@@ -67,6 +87,7 @@ class ndarray:
         """Of a NumPy array; or, as cupy.ndarray(shape, ...), of memory that is there."""
         if memptr is not None:
             host = np.asarray(_Memory(memptr, host, np.dtype(dtype), strides)).view(dtype)
+            device = memptr.device_id
         self._host = np.asarray(host)
         self.device = Device(device)
 
@@ -85,7 +106,7 @@ class ndarray:
 
     @property
     def data(self) -> MemoryPointer:
-        return MemoryPointer(self._host.ctypes.data, self.device.id, self._host)
+        return MemoryPointer(UnownedMemory(self._host.ctypes.data, self._host.nbytes, self._host, self.device.id), 0)
 
     def _wrap(self, host: np.ndarray) -> "ndarray":
         return ndarray(host, self.device.id)
@@ -118,6 +139,9 @@ class ndarray:
     def __setitem__(self, key: Any, value: Any) -> None:
         self._host[_host(key)] = _host(value)
 
+    def transpose(self, *axes: Any) -> "ndarray":
+        return self._wrap(self._host.transpose(*axes))
+
     def __invert__(self) -> "ndarray":
         return self._wrap(~self._host)
 
@@ -140,7 +164,7 @@ def _make() -> ModuleType:
     cuda = ModuleType("cupy.cuda")
     module.ndarray = ndarray  # type: ignore[attr-defined]
     module.empty = lambda shape, dtype: ndarray(np.empty(shape, dtype))  # type: ignore[attr-defined]
-    module.empty_like = lambda a: ndarray(np.empty_like(a._host, subok=False))  # type: ignore[attr-defined]
+    module.empty_like = lambda a, shape=None: ndarray(np.empty_like(a._host, subok=False, shape=shape))  # type: ignore[attr-defined]
     module.asnumpy = lambda a: a.get()  # type: ignore[attr-defined]
     module.asarray = lambda a: (  # type: ignore[attr-defined]
         _of_other_library(a) if hasattr(a, "__cuda_array_interface__") else ndarray(np.array(_host(a)))
@@ -160,6 +184,9 @@ def _make() -> ModuleType:
     module.from_dlpack = lambda a: ndarray(a.host, a.__dlpack_device__()[1])  # type: ignore[attr-defined]
     cuda.Device = Device  # type: ignore[attr-defined]
     cuda.get_current_stream = lambda device: Stream(Stream.current.get(device, 0))  # type: ignore[attr-defined]
+    cuda.Stream = type("Stream", (), {"null": Stream(0)})  # type: ignore[attr-defined]
+    cuda.ExternalStream = lambda ptr, device_id=-1: Stream(ptr)  # type: ignore[attr-defined]
+    cuda.UnownedMemory, cuda.MemoryPointer = UnownedMemory, MemoryPointer  # type: ignore[attr-defined]
     cuda.runtime = ModuleType("cupy.cuda.runtime")  # type: ignore[attr-defined]
     cuda.runtime.pointerGetAttributes = lambda ptr: type("Attributes", (), {"device": 1})()  # type: ignore[attr-defined]
     module.cuda = cuda  # type: ignore[attr-defined]
@@ -168,6 +195,18 @@ def _make() -> ModuleType:
 
 #: One for the process: the compiled module looks its types up once.
 CUPY = _make()
+
+
+@contextmanager
+def backend(monkeypatch: Any, module: ModuleType) -> Iterator[ModuleType]:
+    """``module``, whose kernels run on the host, in the place of kitae._cuda."""
+    install(monkeypatch)
+    monkeypatch.setitem(sys.modules, "kitae._cuda", module)
+    monkeypatch.setattr(kitae, "_cuda", module, raising=False)
+    monkeypatch.setattr(_dispatch, "_cuda_module", None)
+    module.check()  # what other tests left behind
+    yield module
+    module.fail_allocations_after(-1)
 
 
 def install(monkeypatch: Any) -> None:

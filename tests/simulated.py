@@ -18,6 +18,7 @@ FAMILIES = {
     "batch_norm": "batch_norm_forward",
     "optimizers": "OptimizerPlan",
     "clipping": "global_norm",
+    "convolution": "im2col",
 }
 
 

@@ -23,6 +23,7 @@ SMALL = {
         Size("4x3x5x7 NCHW", ((4, 3, 5, 7),)),
         Size("4x5x7x3 NHWC", ((4, 5, 7, 3),), axis=-1),
     ],
+    "layer_norm": [Size("33x17", ((33, 17),)), Size("4x5x37", ((4, 5, 37),))],
     "dropout": [Size("70001", ((70_001,),))],
     "optimizers": [Size("tensors", ((7, 5), (5,), (40_001,)), options={"steps": 1})],
     "clipping": [Size("tensors", ((7, 5), (5,), (40_001,)), options={"steps": 1})],
@@ -47,18 +48,26 @@ def test_every_contender_computes_the_same(case: Case, size: Size) -> None:
     assert _systems_that_compute_the_same(case, size, without="JAX") == set(SYSTEMS)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+@pytest.mark.parametrize(("case", "size"), _small_rows())
+def test_every_contender_computes_the_same_in_other_dtypes(case: Case, size: Size, dtype: str) -> None:
+    if not suite._in_dtype(case, dtype):
+        return
+    assert _systems_that_compute_the_same(case, size, dtype=dtype) >= {"kitae"}
+
+
 @pytest.mark.requires_jax
 @pytest.mark.parametrize(("case", "size"), _small_rows())
 def test_jax_computes_the_same(case: Case, size: Size) -> None:
     assert "JAX" in _systems_that_compute_the_same(case, size)
 
 
-def _systems_that_compute_the_same(case: Case, size: Size, without: str = "") -> set[str]:
-    """Against the case's float64 value, to the precision of a float32 sum taken in any order."""
-    count = len(contenders(case, case.inputs(size, "float32")))
+def _systems_that_compute_the_same(case: Case, size: Size, without: str = "", dtype: str = "float32") -> set[str]:
+    """Against the case's float64 value, to the precision of a sum in float32 or of bfloat16's 8 bits, in any order."""
+    count = len(contenders(case, case.inputs(size, dtype)))
     seen: set[str] = set()
     for index in range(count):
-        inputs = case.inputs(size, "float32")
+        inputs = case.inputs(size, dtype)
         expected = {name: np.asarray(e.value, np.float64) for name, e in case.expected(inputs).items()}
         contender = contenders(case, inputs)[index]  # anew each time: in-place contenders share their inputs
         if contender.system == without:
@@ -71,8 +80,9 @@ def _systems_that_compute_the_same(case: Case, size: Size, without: str = "") ->
             continue
         for name, value in results.items():
             scale = np.abs(expected[name]).max(initial=0)
+            rtol, atol = (1e-4, 1e-5) if dtype != "bfloat16" else (2**-7, 2**-7)
             np.testing.assert_allclose(
-                value, expected[name], rtol=1e-4, atol=1e-5 * scale + 1e-6, err_msg=f"{contender.name} {name}"
+                value.astype(np.float64), expected[name], rtol, atol * scale + 1e-6, err_msg=f"{contender.name} {name}"
             )
     return seen
 
@@ -81,8 +91,9 @@ def _assert_dropout(results: dict[str, np.ndarray], inputs: dict[str, Any], name
     """Another generator: each element is 0 or scaled, and the kept share is within 5 standard deviations."""
     ((result, value),) = results.items()
     source = inputs["x" if result == "y" else "dout"]
-    dropped = value == 0
-    np.testing.assert_allclose(value[~dropped], source[~dropped] / (1 - inputs["drop"]), rtol=1e-6, err_msg=name)
+    dropped, rtol = value == 0, 1e-6 if source.itemsize > 2 else 2**-7
+    kept = source[~dropped].astype(np.float64) / (1 - inputs["drop"])
+    np.testing.assert_allclose(value[~dropped].astype(np.float64), kept, rtol=rtol, err_msg=name)
     deviation = np.sqrt(inputs["drop"] * (1 - inputs["drop"]) / value.size)
     assert abs(dropped.mean() - inputs["drop"]) < 5 * deviation, name
 
@@ -310,7 +321,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         if case.name in ("batch_norm_backward", "dropout", "adam", "clip_grad_norm")
     )
     monkeypatch.setattr(suite, "CASES", small)
-    monkeypatch.setattr(suite.rows, "__defaults__", (small,))
+    monkeypatch.setattr(suite.rows, "__defaults__", (small, "float32"))
     monkeypatch.setattr(suite, "QUICK_SETTINGS", TINY)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import kitae
 from kitae import _dispatch
+from kitae.nn import Dense
 
 _COMMON = "weight_decay=None, l1=0.0, max_norm=None, nonfinite=None, master=None, no_decay=(), semantics='paper'"
 
@@ -17,11 +18,23 @@ PUBLIC = {
     "batch_norm_backward": "(dout, saved, *, out=None)",
     "BatchNorm": "(channels=None, *, axis=1, eps=None, running_decay=None, unbiased=None, activation=None, slope=0.01, "
     "trainable=True, nonfinite=None, dtype=None, semantics='paper')",
+    "layer_norm": "(x, gamma, beta, *, axis=-1, eps=1e-05, nonfinite='raise', out=None)",
+    "layer_norm_backward": "(dout, saved, *, out=None)",
+    "LayerNorm": "(shape=None, *, axis=-1, eps=1e-05, trainable=True, nonfinite='raise', dtype=None)",
+    "weight_norm": "(v, g, *, axis=None, out=None)",
+    "weight_norm_backward": "(dw, saved, *, out=None)",
+    "WeightNorm": "(layer, *, axis=None)",
     "dropout": "(x, drop, *, seed, offset=0, scale='inverted', store='bits', out=None)",
     "dropout_backward": "(dout, mask, *, out=None)",
     "dropout_mask": "(shape, drop, *, seed, offset=0)",
     "Dropout": "(drop=None, *, retain=None, seed=None, scale=None, rng='philox', semantics='paper')",
     "DropConnect": "(layer, drop=None, *, retain=None, seed=None, names=('W',), keep_dropped=False)",
+    "im2col": "(x, kernel_size, *, stride=1, padding=0, dilation=1, out=None)",
+    "col2im": "(columns, shape, kernel_size, *, stride=1, padding=0, dilation=1, out=None)",
+    "max_pool": "(x, kernel_size, *, stride=None, padding=0, out=None)",
+    "max_pool_backward": "(dout, saved, *, out=None)",
+    "avg_pool": "(x, kernel_size, *, stride=None, padding=0, count_include_pad=True, out=None)",
+    "avg_pool_backward": "(dout, saved, *, out=None)",
     "SGD": f"(params=None, lr=None, *, {_COMMON})",
     "Momentum": f"(params=None, lr=None, *, momentum=None, dampening=None, {_COMMON})",
     "Nesterov": f"(params=None, lr=None, *, momentum=None, form=None, dampening=None, {_COMMON})",
@@ -37,6 +50,10 @@ PUBLIC = {
     "global_norm": "(grads)",
     "clip_grad_norm": "(grads, max_norm, *, eps=1e-06, nonfinite='raise', per='all')",
     "clip_grad_value": "(grads, limit)",
+    "normalize_gradients": "(layers, mode, threshold=1.0, *, nonfinite='raise')",
+    "clip_grad_adaptive": "(params, grads, clipping=0.01, *, eps=0.001, axis=None, nonfinite='raise')",
+    "EMA": "(params, decay=0.999, *, debias=False, warmup=False)",
+    "SWA": "(params)",
     "seed": "(n)",
     "set_num_threads": "(n)",
     "get_num_threads": "()",
@@ -59,7 +76,13 @@ def test_signature(name):
 
 
 def test_nothing_else_is_public():
-    assert set(kitae.__all__) - set(PUBLIC) == {"Mask", "Saved"}  # what functions return, for annotations
+    assert set(kitae.__all__) - set(PUBLIC) == {
+        "Mask",
+        "PoolSaved",
+        "Saved",
+        "SavedLayerNorm",
+        "SavedWeightNorm",
+    }  # what functions return, for annotations
     assert len(kitae.__all__) == len(set(kitae.__all__))
 
 
@@ -92,7 +115,14 @@ def test_optimizer_interface(name):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: kitae.BatchNorm(4), kitae.Dropout, lambda: kitae.DropConnect(kitae.BatchNorm(4), names=("gamma",))]
+    "make",
+    [
+        lambda: kitae.BatchNorm(4),
+        lambda: kitae.LayerNorm(4),
+        lambda: kitae.WeightNorm(Dense(4)),
+        kitae.Dropout,
+        lambda: kitae.DropConnect(kitae.BatchNorm(4), names=("gamma",)),
+    ],
 )
 def test_layer_interface(make):
     layer = make()

@@ -20,14 +20,8 @@ from on_device import compare_with_cpu
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    module = simulated.require(simulated.ON_HOST)
-    imitation_cupy.install(monkeypatch)
-    monkeypatch.setitem(sys.modules, "kitae._cuda", module)
-    monkeypatch.setattr(kitae, "_cuda", module, raising=False)
-    monkeypatch.setattr(_dispatch, "_cuda_module", None)
-    module.check()  # what other tests left behind
-    yield module
-    module.fail_allocations_after(-1)
+    with imitation_cupy.backend(monkeypatch, simulated.require(simulated.ON_HOST)) as module:
+        yield module
 
 
 def on_device(array: np.ndarray, device: int = 0) -> ndarray:

@@ -19,7 +19,7 @@ __all__ = ["cuda"]  # the fixture
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 SHAPES = ((3, 1367), (0,), (5,), (4097,), (2, 0, 3), (), (130,), (64, 64), (4, 9000))
 RAISE, SKIP, ZERO, PROPAGATE = range(4)
-NONE, ALL, TENSOR = range(3)
+NONE, ALL, TENSOR, LAYER = range(4)
 ADAM = {"learning_rate": 0.01, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "eps_after_correction": 1.0}
 MOMENTUM = {"velocity_keep": 0.9, "velocity_gain": -0.01, "parameter_gain": 1.0}
 Layout = Callable[[np.ndarray], np.ndarray]
@@ -313,26 +313,27 @@ def _with_none(arrays: list[np.ndarray]) -> list[Any]:
 @pytest.mark.parametrize("layout", [_plain, _misaligned, _fortran, _every_other])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rule", [RAISE, SKIP, ZERO, PROPAGATE])
-@pytest.mark.parametrize("scope", [ALL, TENSOR])
+@pytest.mark.parametrize("scope", [ALL, TENSOR, LAYER])
 def test_clipping(
     cuda: ModuleType, rng: np.random.Generator, layout: Layout, dtype: str, rule: int, scope: int
 ) -> None:
     grads = _with_none(_made(rng, dtype, layout))
+    layers = [0, 1, 1, 4, len(grads)] if scope == LAYER else None
     for bad in (False, True):
         if bad:
             grads[4][77] = np.inf
-        for max_norm in (1.5, 1e30):
+        for max_norm in (1.5, 1e30, 0.0):
             expected = _copies(grads)
-            norm, first, norms = reference.clip_grad_norm(expected, max_norm, 1e-6, rule, scope, None)
+            norm, first, *norms = reference.clip_grad_norm(expected, max_norm, 1e-6, rule, scope, layers, None)
             for waits in (True, False):
                 cuda.set_seed(int(waits) + 2 * int(bad))
                 own = _copies(grads)
-                memory = None if waits else np.zeros(1 + len(grads))
-                got = cuda.clip_grad_norm(own, max_norm, 1e-6, rule, scope, memory)
+                memory = None if waits else np.zeros(1 + len(grads) + (len(layers) - 1 if layers else 0))
+                got = cuda.clip_grad_norm(own, max_norm, 1e-6, rule, scope, layers, memory)
                 if waits:
-                    np.testing.assert_equal(got, (norm, first, norms))
+                    np.testing.assert_equal(got, (norm, first, *norms))
                 else:
-                    np.testing.assert_equal(memory, [norm, *norms])
+                    np.testing.assert_equal(memory, [norm, *norms[0], *norms[1]])
                 assert cuda.check() == ((3, first) if bad and rule == RAISE and not waits else None)
                 for array, value in zip(own, expected, strict=True):
                     if array is not None:

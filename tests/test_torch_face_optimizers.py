@@ -470,9 +470,7 @@ def test_parameters_that_are_refused(torch, face):
     assert not opt.state
     meta = torch.nn.Parameter(torch.ones(3, device="meta"))
     meta.grad = torch.ones(3, device="meta")
-    with pytest.raises(
-        ValueError, match=r"gradients\[0\]: expected a strided tensor in the CPU's memory, got .* on meta"
-    ):
+    with pytest.raises(ValueError, match=r"gradients\[0\]: expected a strided tensor in memory, got .* on meta"):
         face.SGD([meta]).step()
 
 

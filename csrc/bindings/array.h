@@ -57,7 +57,10 @@ Extent extent(const Array& array);
 
 // One per family, called by module.cpp.
 void register_normalization(py::module_& module);
+void register_layer_normalization(py::module_& module);
+void register_weight_normalization(py::module_& module);
 void register_dropout(py::module_& module);
+void register_convolution(py::module_& module);
 void register_optimizers(py::module_& module);
 void register_gradients(py::module_& module);
 void register_threads(py::module_& module);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <memory>
 #include <numeric>
+#include <utility>
+#include <vector>
 
 #include "bindings/array.h"
 
@@ -27,6 +29,19 @@ class Gradients {
   }
 
   TensorList& list() { return *list_; }
+  // layers: the place of every layer's first gradient, and the number of places; or None. Returns their number.
+  int64_t cut_into_layers(const py::object& layers, int64_t places) {
+    if (layers.is_none()) return 0;
+    std::vector<int64_t> first;
+    for (const py::handle place : layers.cast<py::list>()) first.push_back(place.cast<int64_t>());
+    if (first.empty() || first.front() != 0 || first.back() != places || !std::is_sorted(first.begin(), first.end()))
+      throw Rejected{"layers", "length"};
+    std::vector<int64_t> kept;
+    for (const int64_t place : first)
+      kept.push_back(std::lower_bound(places_.begin(), places_.end(), place) - places_.begin());
+    list_->cut_into_layers(std::move(kept), places);
+    return static_cast<int64_t>(first.size()) - 1;
+  }
   // The place in the user's list of the kept array i.
   int64_t place(int64_t i) const { return i < 0 ? i : places_[static_cast<size_t>(i)]; }
   const std::vector<int64_t>& places() const { return places_; }
@@ -78,19 +93,19 @@ class Gradients {
   std::vector<int64_t> places_;
 };
 
-// Memory for the norm of all and of every place, or nullptr.
-double* memory_for(py::handle norms, const py::list& grads) {
+// Memory for the norm of all, of every place and of every layer, or nullptr.
+double* memory_for(py::handle norms, const py::list& grads, int64_t layers) {
   const Array array = optional_array_argument(norms, "norms", Access::write);
   if (!array) return nullptr;
   require_dtype(array, DType::float64, "norms");
   require_contiguous(array, "norms");
-  require_vector(array, 1 + static_cast<int64_t>(grads.size()), "norms");
+  require_vector(array, 1 + static_cast<int64_t>(grads.size()) + layers, "norms");
   return array.as<double>();
 }
 
 py::tuple measure(const py::list& grads, bool zero_nonfinite, const py::object& norms) {
   Gradients gradients(grads, Access::read);
-  double* const memory = memory_for(norms, grads);
+  double* const memory = memory_for(norms, grads, 0);
   const Norms* found = nullptr;
   {
     const NativeCall native;
@@ -100,9 +115,11 @@ py::tuple measure(const py::list& grads, bool zero_nonfinite, const py::object& 
   return py::make_tuple(found->of_all, gradients.place(found->first_nonfinite));
 }
 
-py::tuple clip(const py::list& grads, double max_norm, double eps, int nonfinite, int scope, const py::object& norms) {
+py::tuple clip(const py::list& grads, double max_norm, double eps, int nonfinite, int scope, const py::object& layers,
+               const py::object& norms) {
   Gradients gradients(grads, Access::write);
-  double* const memory = memory_for(norms, grads);
+  const int64_t layer_count = gradients.cut_into_layers(layers, static_cast<int64_t>(grads.size()));
+  double* const memory = memory_for(norms, grads, layer_count);
   const Norms* found = nullptr;
   {
     const NativeCall native;
@@ -116,7 +133,9 @@ py::tuple clip(const py::list& grads, double max_norm, double eps, int nonfinite
       const bool here = next < gradients.places().size() && gradients.places()[next] == static_cast<int64_t>(i);
       of_tensors.append(here ? found->of_tensors[next++] : 0.0);
     }
-  return py::make_tuple(found->of_all, gradients.place(found->first_nonfinite), of_tensors);
+  py::list of_layers;
+  for (const double norm : found->of_layers) of_layers.append(norm);
+  return py::make_tuple(found->of_all, gradients.place(found->first_nonfinite), of_tensors, of_layers);
 }
 
 void clip_by_value(const py::list& grads, double limit) {
@@ -134,8 +153,9 @@ void register_gradients(py::module_& module) {
              "(norm, place of the first non-finite gradient or -1); norms: a float64 vector for the norm of all and of "
              "each gradient, with which a GPU is not waited for.");
   module.def("clip_grad_norm", &clip, py::call_guard<Arguments>(), py::arg("grads"), py::arg("max_norm"),
-             py::arg("eps"), py::arg("nonfinite"), py::arg("scope"), py::arg("norms"),
-             "In place; (norm, place of the first non-finite gradient or -1, norm of each without `norms`).");
+             py::arg("eps"), py::arg("nonfinite"), py::arg("scope"), py::arg("layers"), py::arg("norms"),
+             "In place; (norm, place of the first non-finite gradient or -1, norm of each and of each layer without "
+             "`norms`). max_norm 0: divides by the norm. layers: the first place of each and the end, or None.");
   module.def("clip_grad_value", &clip_by_value, py::call_guard<Arguments>(), py::arg("grads"), py::arg("limit"),
              "In place.");
 }

@@ -12,6 +12,9 @@ PYBIND11_MODULE(KITAE_MODULE, module, py::mod_gil_not_used()) {
   register_optimizers(module);
   register_gradients(module);
   register_normalization(module);
+  register_layer_normalization(module);
+  register_weight_normalization(module);
   register_dropout(module);
+  register_convolution(module);
   register_exchange(module);
 }

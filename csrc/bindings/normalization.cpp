@@ -1,28 +1,9 @@
 #include "drivers/normalization.h"
 
-#include "bindings/array.h"
+#include "bindings/argument.h"
 
 namespace kitae::bindings {
 namespace {
-
-// An array and where it came from: overlap needs both.
-struct Argument {
-  Array array;
-  py::handle object;
-  const char* name;
-};
-
-Argument argument(py::handle object, const char* name, Access access) {
-  return {optional_array_argument(object, name, access), object, name};
-}
-
-// One number a channel: float32, float64, or x's dtype.
-void require_channel_vector(const Argument& vector, const Array& x, int64_t channels) {
-  if (!vector.array) return;
-  const DType dtype = vector.array.dtype;
-  if (dtype != DType::float32 && dtype != DType::float64 && dtype != x.dtype) throw Rejected{vector.name, "dtype"};
-  require_vector(vector.array, channels, vector.name);
-}
 
 // Of x's dtype and shape, and in the same order in memory.
 void require_like(const Argument& argument, const Array& x) {
@@ -30,13 +11,6 @@ void require_like(const Argument& argument, const Array& x) {
   require_dtype(argument.array, x.dtype, argument.name);
   require_same_shape(argument.array, x, argument.name);
   if (!same_layout(argument.array, x)) throw Rejected{argument.name, "layout"};
-}
-
-void require_apart(const Argument& written, std::initializer_list<const Argument*> others) {
-  if (!written.array) return;
-  for (const Argument* other : others)
-    if (other->array && overlap(written.array, written.object, other->array, other->object))
-      throw Rejected{written.name, "overlap"};
 }
 
 ChannelSizes sizes_of(const Array& x, int axis) {

@@ -70,6 +70,26 @@ class Plan {
 
   void set_steps(int64_t steps) { plan_->set_steps(steps); }
 
+  bool set_tracking(bool tracking) {
+    set_device_of_arguments(device_);
+    const NativeCall native;
+    return plan_->set_tracking(tracking);
+  }
+
+  py::list tracked() {
+    set_device_of_arguments(device_);
+    const std::vector<Tracked>* found = nullptr;
+    {
+      const NativeCall native;
+      found = &plan_->tracked();
+    }
+    py::list parameters;
+    for (const Tracked& of : *found)
+      parameters.append(py::make_tuple(of.nonfinite, of.gradient_squares, of.absolute_update, of.absolute_weight,
+                                       of.update_squares, of.weight_squares));
+    return parameters;
+  }
+
   py::tuple result() {
     set_device_of_arguments(device_);
     StepResult result;
@@ -231,6 +251,11 @@ void register_optimizers(py::module_& module) {
       .def("result", &Plan::result, py::call_guard<Arguments>(),
            "What the last step saw, as step gives it, and the number of steps; waits for a GPU.")
       .def("set_steps", &Plan::set_steps, py::arg("steps"), "Sets the number of steps written so far.")
+      .def("set_tracking", &Plan::set_tracking, py::call_guard<Arguments>(), py::arg("tracking"),
+           "Whether steps fill tracked(); False where this backend can't.")
+      .def("tracked", &Plan::tracked, py::call_guard<Arguments>(),
+           "For each parameter of the last step (count of non-finite elements, then sums: squares of the gradient, "
+           "magnitudes of update and weight, squares of update and weight); waits for a GPU.")
       .def("refresh", &Plan::refresh, py::call_guard<Arguments>(),
            "Brings changed numbers to where a captured step reads them.");
 }

@@ -127,7 +127,8 @@ inline void reduce_and_map(const ChannelSizes& sizes, int64_t element_bytes, boo
     const int64_t last = (unit / groups + 1) * chunks_of_unit;
     for (int64_t chunk = unit / groups * chunks_of_unit; chunk < last && chunk < chunks; ++chunk) {
       double* sums = table + chunk * 2 * padded + begin;
-      sum_chunk<Op, T>(sizes, chunk, begin, end, numbers + begin, reader, sums, sums + padded);
+      const bool is_last = chunk + 1 == last || chunk + 1 == chunks;
+      sum_chunk<Op, T>(sizes, chunk, is_last, begin, end, numbers + begin, reader, sums, sums + padded);
     }
   });
   for (int64_t i = 0; i < sizes.channels; ++i) first[i] = second[i] = 0;

@@ -42,22 +42,36 @@ inline void spread(const T* values, int64_t count, int64_t times, T* to) {
 
 constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// visit(region, the one that comes after it) for make(0) .. make(count - 1); the last is followed by an empty one.
+// visit(region, the one that comes after it) for make(0) .. make(count - 1); the last is followed by `after`.
 template <class Make, class Visit>
-inline void visit_in_turn(int64_t count, Make&& make, Visit&& visit) {
+inline void visit_in_turn(int64_t count, Make&& make, Visit&& visit, const Region& after = {}) {
   Region next = count > 0 ? make(0) : Region{};
   for (int64_t i = 1; i <= count; ++i) {
     const Region region = next;
-    next = i < count ? make(i) : Region{};
+    next = i < count ? make(i) : after;
     visit(region, next);
   }
 }
 
+// Elements of a row from which on memory is asked for a line at a time, and across chunks.
+constexpr int64_t kLongRow = 256;
+constexpr int64_t kNearElements = 1 << 16;  // of a tensor that the level-2 cache holds: nothing to ask for
+
+// The first of the tiles that for_each_tile cuts long rows of one channel into; of short ones, none.
+inline Region first_tile(Region region) {
+  if (region.columns < kLongRow) return {};
+  if (region.columns > kTileElements) region.columns = kTileElements;
+  const int64_t fit = kTileElements / round_up(region.columns, kLanes);
+  if (region.rows > fit) region.rows = fit;
+  return region;
+}
+
 // A region cut into tiles of at most kTileElements (rows padded to whole lanes), rows in order or the last ones first
-// (they are still in the cache): visit(tile, next tile). `columns`: the most of a tile where channels lie side by side.
+// (they are still in the cache): visit(tile, next tile). `columns`: the most of a tile where channels lie side by side;
+// `after`: what will be visited next.
 template <class Visit>
 inline void for_each_tile(const ChannelSizes& sizes, const Region& region, int64_t columns, bool backwards,
-                          Visit&& visit) {
+                          Visit&& visit, const Region& after = {}) {
   const bool adjacent = sizes.adjacent();
   const int64_t most = adjacent ? columns : kTileElements;
   const int64_t width = region.columns < most ? region.columns : most;
@@ -74,7 +88,7 @@ inline void for_each_tile(const ChannelSizes& sizes, const Region& region, int64
     tile.columns = region.columns - column < width ? region.columns - column : width;
     return tile;
   };
-  visit_in_turn(across * down, make, visit);
+  visit_in_turn(across * down, make, visit, after);
 }
 
 // Asks for a tile's lines before they are used, where its rows are too short for the hardware to notice in time.
@@ -89,15 +103,37 @@ inline void prefetch_tile(const S* data, const ChannelSizes& sizes, const Region
   }
 }
 
+// Memory that is wanted next, asked for a line at a time while something else is computed: asked for at once, a tile's
+// lines would queue for the few places that a core has for them, and the core with them.
+struct Ahead {
+  const char* data = nullptr;
+  int64_t stride = 0, element = 0;  // bytes
+
+  const char* row(int64_t index) const { return data + index * stride; }
+};
+
 // Where a tile's elements lie. Sixteen elements may be read from any address up to `end` - 16.
 template <class T>
 struct Tile {
   const T* data;
   int64_t stride;
   const T* end;
+  Ahead ahead = {};
 
   const T* row(int64_t index) const { return data + index * stride; }
 };
+
+// Prepares for the tile after this one: asks for short rows at once, and says where long ones lie.
+template <class S>
+inline Ahead fetch_ahead(const S* data, const ChannelSizes& sizes, const Region& tile, const Region& next) {
+  constexpr int64_t kElement = sizeof(S);
+  if (sizes.adjacent() || next.rows == 0 || sizes.size() <= kNearElements) return {};
+  if (tile.columns < kLongRow) {
+    prefetch_tile(data, sizes, next);
+    return {};
+  }
+  return {reinterpret_cast<const char*>(data + next.offset(sizes)), tile.stride(sizes) * kElement, kElement};
+}
 
 inline int64_t buffer_stride(const Region& tile) { return round_up(tile.columns, kLanes); }
 
@@ -129,5 +165,30 @@ inline void store_tile(S* data, const ChannelSizes& sizes, const Region& tile, W
     for (int64_t row = 0; row < tile.rows; ++row) narrow(to + row * stride, buffer + row * padded, tile.columns);
   }
 }
+
+// Room for a tile of S in the type of arithmetic; none where the two are one type and tiles are read in place.
+template <class S>
+struct TileBuffer {
+  alignas(64) Compute<S> data[std::is_same_v<S, Compute<S>> ? 1 : kTileElements];
+};
+
+// The tiles of one tensor, for sums (reduce_channels.h).
+template <class S>
+struct TileReader {
+  using T = Compute<S>;
+  const bool columns;
+  const ChannelSizes view;
+  const S* from;
+  TileBuffer<S> buffer;
+
+  TileReader(const ChannelSizes& sizes, const S* data)
+      : columns(columns_are_lanes(sizes)), view(columns ? as_columns(sizes) : sizes), from(data) {}
+
+  void prepare(int64_t /*channel*/, int64_t /*count*/) {}
+  void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[1]) {
+    tiles[0] = load_tile<T>(from, view, tile, buffer.data);
+    tiles[0].ahead = fetch_ahead(from, view, tile, next);
+  }
+};
 
 }  // namespace kitae::cpu

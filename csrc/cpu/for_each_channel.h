@@ -32,6 +32,23 @@ inline void for_each_channel_tile(const ChannelSizes& sizes, const Box& box, boo
 
 namespace detail {
 
+// Asks for what comes next between pieces of a row.
+template <class T, class F, class... In>
+[[gnu::noinline]] void map_long_rows(const Region& tile, T* out, int64_t stride, const Ahead& ahead, const F f,
+                                     const In... in) {
+  constexpr int64_t kLine = 64, kPiece = 256;
+  for (int64_t row = 0; row < tile.rows; ++row) {
+    T* to = out + row * stride;
+    for (int64_t begin = 0; begin < tile.columns; begin += kPiece) {
+      const int64_t end = begin + kPiece < tile.columns ? begin + kPiece : tile.columns;
+      for (int64_t byte = begin * ahead.element; byte < end * ahead.element; byte += kLine)
+        __builtin_prefetch(ahead.row(row) + byte, 1, 2);
+#pragma GCC ivdep
+      for (int64_t i = begin; i < end; ++i) to[i] = f(in.row(row)[i]...);
+    }
+  }
+}
+
 template <int kRows, class T, class Function, class... In>
 inline void map_rows(T* out, int64_t stride, int64_t row, int64_t columns, const Function& function, const In... in) {
 #pragma GCC ivdep
@@ -44,10 +61,11 @@ inline void map_rows(T* out, int64_t stride, int64_t row, int64_t columns, const
 }  // namespace detail
 
 // out[i] = f(in[i]...) for the rows of a tile; f = function(0) along a channel, function(i) where the channels lie side
-// by side. `out` may be one of the inputs.
+// by side. `out` may be one of the inputs. `ahead`: where the next tile will be written,
+// if the hardware can't see it coming.
 template <class T, class Function, class... In>
-inline void map_tile(bool adjacent, const Region& tile, T* out, int64_t stride, const Function& function,
-                     const In... in) {
+inline void map_tile(bool adjacent, const Region& tile, T* out, int64_t stride, const Ahead& ahead,
+                     const Function& function, const In... in) {
   int64_t row = 0;
   if (adjacent) {
     // Two short rows share the loads of a column's numbers. Longer ones would be two places of memory at a time, which
@@ -61,6 +79,7 @@ inline void map_tile(bool adjacent, const Region& tile, T* out, int64_t stride, 
     return;
   }
   const auto f = function(0);
+  if (ahead.data) return detail::map_long_rows(tile, out, stride, ahead, f, in...);
   for (; row < tile.rows; ++row) {
     T* to = out + row * stride;
 #pragma GCC ivdep

@@ -96,6 +96,14 @@ struct Lanes {
     return lanes;
   }
 
+  Lanes magnitudes() const {
+    typedef int64_t Bits __attribute__((vector_size(kVectorBytes)));
+    Lanes lanes;
+    for (int i = 0; i < kParts; ++i)
+      lanes.part[i] = reinterpret_cast<Vector>(reinterpret_cast<Bits>(part[i]) & INT64_MAX);
+    return lanes;
+  }
+
   void store(double* to) const { std::memcpy(to, this, sizeof(*this)); }
   double fold() const {
     double lanes[kLanes];

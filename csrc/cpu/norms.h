@@ -21,9 +21,35 @@ class ListNorms {
   // row(tensor, begin, count, use): calls use(pointer, count) with the rows of values, float or double.
   template <class Row>
   const Norms& measure(const Tiles& tiles, bool has_float64, Row row);
+  // After measure: the norms of runs of tensors, each by its own. first: number of every run's first tensor, and the
+  // end.
+  void measure_layers(const std::vector<int64_t>& first) {
+    norms_.of_layers.clear();
+    for (size_t i = 0; i + 1 < first.size(); ++i) norms_.of_layers.push_back(combined(first[i], first[i + 1]));
+  }
 
  private:
+  // The norm of the tensors [first, last), from their sums or, where one of those was scaled, from their norms.
+  double combined(int64_t first, int64_t last) const {
+    double all = 0.0, largest = 0.0;
+    bool scaled = false, finite = true;
+    for (auto tensor = static_cast<size_t>(first); tensor < static_cast<size_t>(last); ++tensor) {
+      all += sums_[tensor];
+      scaled = scaled || scales_[tensor] != 1.0;
+      finite = finite && !nonfinite(sums_[tensor]);
+      largest = std::max(largest, norms_.of_tensors[tensor]);
+    }
+    if (!scaled || !finite) return square_root(all);
+    all = 0.0;
+    for (auto tensor = static_cast<size_t>(first); tensor < static_cast<size_t>(last); ++tensor) {
+      const double part = norms_.of_tensors[tensor] / largest;
+      all += part * part;
+    }
+    return largest * square_root(all);
+  }
+
   Norms norms_;
+  std::vector<double> sums_;  // of squares, scaled
   std::vector<double> partial_, scales_;
 };
 
@@ -60,7 +86,6 @@ const Norms& ListNorms::measure(const Tiles& tiles, bool has_float64, Row row) {
 
   scales_.assign(static_cast<size_t>(tiles.tensors()), 1.0);
   sums();
-  bool scaled = false;
   if (has_float64 && std::any_of(tensors.begin(), tensors.end(), needs_scaling)) {
     // The largest magnitude of every chunk whose tensor is to be redone; infinity stands for any non-finite element.
     chunks([&](int64_t tensor, int64_t begin, int64_t count) {
@@ -75,6 +100,7 @@ const Norms& ListNorms::measure(const Tiles& tiles, bool has_float64, Row row) {
       });
       return largest;
     });
+    bool scaled = false;
     for (int64_t tensor = 0; tensor < tiles.tensors(); ++tensor) {
       double largest = 0.0;
       for (int64_t chunk = tiles.first_chunk(tensor); chunk < tiles.first_chunk(tensor + 1); ++chunk)
@@ -87,21 +113,13 @@ const Norms& ListNorms::measure(const Tiles& tiles, bool has_float64, Row row) {
     if (scaled) sums();
   }
 
-  double all = 0.0, largest = 0.0;
+  sums_ = tensors;
   for (int64_t tensor = 0; tensor < tiles.tensors(); ++tensor) {
     double& total = tensors[static_cast<size_t>(tensor)];
     if (nonfinite(total) && norms_.first_nonfinite < 0) norms_.first_nonfinite = tensor;
-    all += total;
     total = square_root(total) / scales_[static_cast<size_t>(tensor)];
-    largest = total > largest ? total : largest;
   }
-  if (scaled && norms_.first_nonfinite < 0) {
-    all = 0.0;
-    for (const double norm : tensors) all += (norm / largest) * (norm / largest);
-    norms_.of_all = largest * square_root(all);
-  } else {
-    norms_.of_all = square_root(all);
-  }
+  norms_.of_all = combined(0, tiles.tensors());
   return norms_;
 }
 

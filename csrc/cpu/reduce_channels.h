@@ -91,18 +91,27 @@ inline const T* readable(const T* from, const T* end, int64_t count, T* spare) {
   return spare;
 }
 
-// Lanes along the row: one channel.
-template <class Op, class T>
-inline void add_along(double* first, double* second, const Tile<T> (&in)[Op::kInputs], int64_t rows, int64_t columns,
-                      const double* parameters) {
+// Lanes along the row: one channel. kAhead: what comes next is asked for a line at a time.
+template <bool kAhead, class Op, class T>
+[[gnu::always_inline]] inline void add_rows(double* first, double* second, const Tile<T> (&in)[Op::kInputs],
+                                            int64_t rows, int64_t columns, const double* parameters) {
   constexpr int kInputs = Op::kInputs;
   Accumulators<Op, T> sums(first, second, parameters);
   const int64_t whole = columns / kLanes * kLanes, rest = columns - whole;
   T spare[kInputs][kLanes] = {};
   for (int64_t row = 0; row < rows; ++row) {
     const T* from[kInputs];
-    for (int i = 0; i < kInputs; ++i) from[i] = in[i].row(row);
+    const char* ahead[kInputs];
+    for (int i = 0; i < kInputs; ++i) {
+      from[i] = in[i].row(row);
+      if constexpr (kAhead) ahead[i] = in[i].ahead.row(row);
+    }
     for (int64_t column = 0; column < whole; column += kLanes) {
+      if constexpr (kAhead)
+        for (int i = 0; i < kInputs; ++i) {
+          __builtin_prefetch(ahead[i], 0, 2);  // into the level-2 cache: level 1 holds this tile
+          ahead[i] += kLanes * in[i].ahead.element;
+        }
       sums.add(from);
       for (int i = 0; i < kInputs; ++i) from[i] += kLanes;
     }
@@ -112,6 +121,13 @@ inline void add_along(double* first, double* second, const Tile<T> (&in)[Op::kIn
     }
   }
   sums.store(first, second);
+}
+
+template <class Op, class T>
+inline void add_along(double* first, double* second, const Tile<T> (&in)[Op::kInputs], int64_t rows, int64_t columns,
+                      const double* parameters) {
+  if (in[0].ahead.data) return add_rows<true, Op, T>(first, second, in, rows, columns, parameters);
+  add_rows<false, Op, T>(first, second, in, rows, columns, parameters);
 }
 
 // A lane a channel: kGroups times sixteen columns go down the rows [row, last), all of them inside the array.
@@ -200,30 +216,43 @@ inline void sum_as_columns(const ChannelSizes& sizes, int64_t row, int64_t rows,
 
 }  // namespace detail
 
+// A channel's part of a chunk, where channels are rows.
+inline Region region_of_chunk(const ChannelSizes& sizes, int64_t chunk, int64_t channel) {
+  const ChannelChunks chunks(sizes);
+  const int64_t row = chunk / chunks.pieces * chunks.rows, column = chunk % chunks.pieces * chunks.per_piece;
+  const int64_t rows = sizes.outer - row, columns = sizes.inner - column;
+  return {row, rows < chunks.rows ? rows : chunks.rows, channel, column,
+          columns < chunks.per_piece ? columns : chunks.per_piece};
+}
+
 // Both sums of chunk `chunk` for channels [begin, end). `parameters`, `first` and `second` start at channel `begin` and
 // are padded to whole lanes. read(tile, next, tiles) fills in where the inputs of a tile are; `next` comes after it.
 // With read.columns the tiles are those of as_columns(sizes), and read.prepare(channel, count) comes before their
-// tiles.
+// tiles. Unless this is the caller's `last_chunk`, the next one is fetched ahead.
 template <class Op, class T, class Read>
-inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, int64_t begin, int64_t end, const double* parameters,
-                      Read&& read, double* first, double* second) {
-  const ChannelChunks chunks(sizes);
-  const int64_t row = chunk / chunks.pieces * chunks.rows;
-  const int64_t rows = sizes.outer - row < chunks.rows ? sizes.outer - row : chunks.rows;
+inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, bool last_chunk, int64_t begin, int64_t end,
+                      const double* parameters, Read&& read, double* first, double* second) {
+  const Region part = region_of_chunk(sizes, chunk, begin);
   if (sizes.adjacent())
-    return detail::sum_columns<Op, T>(sizes, Region{row, rows, begin, 0, end - begin}, parameters, read, first, second);
-  if (read.columns) return detail::sum_as_columns<Op, T>(sizes, row, rows, begin, end, parameters, read, first, second);
-  const int64_t column = chunk % chunks.pieces * chunks.per_piece;
-  const int64_t columns = sizes.inner - column < chunks.per_piece ? sizes.inner - column : chunks.per_piece;
+    return detail::sum_columns<Op, T>(sizes, Region{part.row, part.rows, begin, 0, end - begin}, parameters, read,
+                                      first, second);
+  if (read.columns)
+    return detail::sum_as_columns<Op, T>(sizes, part.row, part.rows, begin, end, parameters, read, first, second);
+  const Region next_chunk = last_chunk ? Region{} : first_tile(region_of_chunk(sizes, chunk + 1, begin));
   Tile<T> tiles[Op::kInputs];
   for (int64_t channel = begin; channel < end; ++channel) {
     alignas(64) double parameter[kLanes], lanes[2][kLanes] = {};
     for (double& lane : parameter) lane = parameters[channel - begin];
-    for_each_tile(sizes, Region{row, rows, channel, column, columns}, kColumnsOfSum, false,
-                  [&](const Region& tile, const Region& next) {
-                    read(tile, next, tiles);
-                    detail::add_along<Op, T>(lanes[0], lanes[1], tiles, tile.rows, tile.columns, parameter);
-                  });
+    Region region = part, after = part;
+    region.channel = channel;
+    after.channel = channel + 1;
+    for_each_tile(
+        sizes, region, kColumnsOfSum, false,
+        [&](const Region& tile, const Region& next) {
+          read(tile, next, tiles);
+          detail::add_along<Op, T>(lanes[0], lanes[1], tiles, tile.rows, tile.columns, parameter);
+        },
+        channel + 1 < end ? first_tile(after) : next_chunk);
     first[channel - begin] = fold_lanes(lanes[0]);
     second[channel - begin] = fold_lanes(lanes[1]);
   }
@@ -237,7 +266,7 @@ inline void sum_channels(const ChannelSizes& sizes, int64_t begin, int64_t end, 
   const int64_t chunks = ChannelChunks(sizes).count;
   for (int64_t i = 0; i < end - begin; ++i) first[i] = second[i] = 0;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    sum_chunk<Op, T>(sizes, chunk, begin, end, parameters, read, chunk_first, chunk_second);
+    sum_chunk<Op, T>(sizes, chunk, chunk + 1 == chunks, begin, end, parameters, read, chunk_first, chunk_second);
     for (int64_t i = 0; i < end - begin; ++i) {
       first[i] += chunk_first[i];
       second[i] += chunk_second[i];

@@ -5,7 +5,8 @@ namespace kitae::cuda {
 namespace {
 
 template <bool has_float64>
-void launch_as(const List& list, const Scaling& scaling, Nonfinite rule, const FoundNorms& to, double* norms) {
+void launch_as(const List& list, const Scaling& scaling, Nonfinite rule, const FoundNorms& to, double* norms,
+               const Layers& layers) {
   using Kernel = NormKernel<has_float64>;
   const cudaStream_t stream = current_stream();
   // The sums of the chunks, and the grid's barrier: memory that is 0 before and after.
@@ -21,6 +22,7 @@ void launch_as(const List& list, const Scaling& scaling, Nonfinite rule, const F
   kernel.scales = to.scales;
   kernel.factors = to.factors;
   kernel.norms = norms;
+  kernel.layers = layers;
   kernel.found = to.found;
   kernel.flags = device_flags();
   Shape shape;
@@ -32,12 +34,12 @@ void launch_as(const List& list, const Scaling& scaling, Nonfinite rule, const F
 }  // namespace
 
 FoundNorms launch_norms(const List& list, bool has_float64, const Scaling& scaling, Nonfinite rule, void* memory,
-                        double* norms) {
+                        double* norms, const Layers& layers) {
   const FoundNorms to = NormMemory(static_cast<size_t>(list.count)).at(memory);
   if (has_float64)
-    launch_as<true>(list, scaling, rule, to, norms);
+    launch_as<true>(list, scaling, rule, to, norms, layers);
   else
-    launch_as<false>(list, scaling, rule, to, norms);
+    launch_as<false>(list, scaling, rule, to, norms, layers);
   return to;
 }
 

@@ -34,9 +34,9 @@ class NormMemory {
   size_t tensors_;
 };
 
-// On the current stream. `memory`: NormMemory(tensors).bytes(). `norms`: see TensorList, or nullptr. With `raise` a
-// non-finite element sets the device's flag.
+// On the current stream. `layers`: where the list is cut into some. `memory`: NormMemory(tensors).bytes(). `norms`: see
+// TensorList, or nullptr. With `raise` a non-finite element sets the device's flag.
 FoundNorms launch_norms(const List& list, bool has_float64, const Scaling& scaling, Nonfinite rule, void* memory,
-                        double* norms);
+                        double* norms, const Layers& layers = {});
 
 }  // namespace kitae::cuda

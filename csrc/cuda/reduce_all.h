@@ -29,6 +29,14 @@ struct FoundNorm {
   uint32_t scaled;
 };
 
+// Runs of tensors with a norm each.
+struct Layers {
+  const int64_t* first;  // number of every layer's first tensor, and the end
+  int64_t count;
+  int64_t after_places;  // of the caller's norms
+  double* of_layers;
+};
+
 template <bool has_float64>
 struct NormKernel {
   static constexpr int kThreads = 256;
@@ -45,7 +53,8 @@ struct NormKernel {
   double* of_tensors;  // scratch, then the norms
   double* scales;      // scratch, where there is float64
   double* factors;     // what gradients are multiplied by: one for all, or one a tensor; or nullptr
-  double* norms;       // the caller's: of all, then of each place; or nullptr
+  double* norms;       // the caller's: of all, then of each place, then of each layer; or nullptr
+  Layers layers;       // none: their number is 0
   FoundNorm* found;
   Flags* flags;
 
@@ -353,6 +362,9 @@ struct NormKernel {
       all = square_root(all);
     }
     sync_warp();
+    KITAE_NO_UNROLL
+    for (int64_t layer = lane_index(); layer < layers.count; layer += kWarp) finish_layer(layer, norm_of);
+    sync_warp();
     for (int32_t tensor = lane_index(); tensor < list.count; tensor += kWarp) {
       const double norm = norm_of(tensor);
       of_tensors[tensor] = norm;
@@ -369,6 +381,40 @@ struct NormKernel {
     found->stop = any && (rule == Nonfinite::raise || rule == Nonfinite::skip);
     if (any && rule == Nonfinite::raise)
       raise_flag(flags, Finding::nonfinite_gradient, list.tensors[first_nonfinite].place);
+  }
+
+  // One thread: a layer's norm, as `finish` takes that of all, and the factors of its tensors.
+  template <class NormOf>
+  KITAE_DEVICE void finish_layer(int64_t layer, const NormOf& norm_of) const {
+    const auto first = static_cast<int32_t>(layers.first[layer]), last = static_cast<int32_t>(layers.first[layer + 1]);
+    double all = 0.0, largest = 0.0;
+    bool scaled = false, finite = true;
+    KITAE_NO_UNROLL
+    for (int32_t tensor = first; tensor < last; ++tensor) {
+      all += of_tensors[tensor];
+      finite = finite && !nonfinite(of_tensors[tensor]);
+      if constexpr (has_float64) {
+        scaled = scaled || scales[tensor] != 1.0;
+        const double norm = norm_of(tensor);
+        largest = norm > largest ? norm : largest;
+      }
+    }
+    double norm = square_root(all);
+    if (scaled && finite) {
+      all = 0.0;
+      KITAE_NO_UNROLL
+      for (int32_t tensor = first; tensor < last; ++tensor) {
+        const double part = norm_of(tensor) / largest;
+        all += part * part;
+      }
+      norm = largest * square_root(all);
+    }
+    layers.of_layers[layer] = norm;
+    if (norms) norms[1 + layers.after_places + layer] = norm;
+    if (!factors || scaling.scope != Scope::layer) return;
+    KITAE_NO_UNROLL
+    for (int32_t tensor = first; tensor < last; ++tensor)
+      factors[tensor] = gradient_factor(norm, scaling.max_norm, scaling.eps);
   }
 };
 

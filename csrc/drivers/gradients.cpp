@@ -48,14 +48,18 @@ class CpuTensorList final : public TensorList {
     write(norms);
     const bool must_stop = rule == Nonfinite::raise || rule == Nonfinite::skip;
     if (must_stop && norms_.get().first_nonfinite >= 0) return norms_.get();
+    const auto factor = [&](double norm) { return gradient_factor(norm, scaling.max_norm, scaling.eps); };
     std::vector<double> factors;
     if (scaling.scope == Scope::tensor)
-      for (const double norm : norms_.get().of_tensors)
-        factors.push_back(gradient_factor(norm, scaling.max_norm, scaling.eps));
+      for (const double norm : norms_.get().of_tensors) factors.push_back(factor(norm));
+    else if (scaling.scope == Scope::layer)
+      for (size_t i = 0; i + 1 < layers_.size(); ++i)
+        factors.insert(factors.end(), static_cast<size_t>(layers_[i + 1] - layers_[i]),
+                       factor(norms_.get().of_layers[i]));
     else
-      factors.push_back(gradient_factor(norms_.get().of_all, scaling.max_norm, scaling.eps));
+      factors.push_back(factor(norms_.get().of_all));
     const bool all_one = std::all_of(factors.begin(), factors.end(), [](double factor) { return factor == 1.0; });
-    if (!all_one || zero) scale(factors, zero);
+    if (!all_one || zero) scale(factors, scaling.scope != Scope::all, zero);
     return norms_.get();
   }
 
@@ -74,19 +78,21 @@ class CpuTensorList final : public TensorList {
     norms_.measure(tiles_, has_float64_, [&](int64_t tensor, int64_t begin, int64_t count, auto use) {
       read_rows(views_[static_cast<size_t>(tensor)], begin, count, zero_nonfinite, use);
     });
+    norms_.measure_layers(layers_);
   }
 
   void write(double* norms) const {
     if (!norms) return;
     norms[0] = norms_.get().of_all;
     for (size_t i = 0; i < places_.size(); ++i) norms[1 + places_[i]] = norms_.get().of_tensors[i];
+    double* const of_layers = norms + 1 + after_places_;
+    std::copy(norms_.get().of_layers.begin(), norms_.get().of_layers.end(), of_layers);
   }
 
-  void scale(const std::vector<double>& factors, bool zero_nonfinite) {
-    const bool one = factors.size() == 1;
+  void scale(const std::vector<double>& factors, bool one_each, bool zero_nonfinite) {
     change([&](int64_t tensor, auto zero) {
       using T = decltype(zero);
-      const T factor = static_cast<T>(factors[one ? 0 : static_cast<size_t>(tensor)]);
+      const T factor = static_cast<T>(factors[one_each ? static_cast<size_t>(tensor) : 0]);
       return [factor, zero_nonfinite](T value) {
         const T scaled = value * factor;
         return zero_nonfinite && nonfinite(value) ? T(0) : scaled;

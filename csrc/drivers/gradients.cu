@@ -89,11 +89,15 @@ class CudaTensorList final : public TensorList {
     }
     const std::vector<int64_t> first_chunk = chunk_numbers(views_.size(), [&](size_t i) { return views_[i].size; });
     const size_t at_chunks = blob_.add(first_chunk), at_tensors = blob_.add(tensors), at_sources = blob_.add(sources),
-                 at_layouts = blob_.add(layouts_.words());
+                 at_layouts = blob_.add(layouts_.words()), at_layers = blob_.add(layers_);
     const NormMemory norms(views_.size());
-    char* const memory = static_cast<char*>(workspace(current_stream(), blob_.size() + norms.bytes()));
+    const size_t bytes = blob_.size() + norms.bytes();
+    char* const memory = static_cast<char*>(workspace(current_stream(), bytes + layers_.size() * sizeof(double)));
     upload_once(current_stream(), memory, blob_);
     norm_memory_ = memory + blob_.size();
+    if (!layers_.empty())
+      on_device_ = {reinterpret_cast<const int64_t*>(memory + at_layers), static_cast<int64_t>(layers_.size()) - 1,
+                    after_places_, reinterpret_cast<double*>(memory + bytes)};
     list_.first_chunk = reinterpret_cast<const int64_t*>(memory + at_chunks);
     list_.tensors = reinterpret_cast<const Tensor*>(memory + at_tensors);
     list_.sources = reinterpret_cast<const Source*>(memory + at_sources);
@@ -109,11 +113,11 @@ class CudaTensorList final : public TensorList {
   }
 
   const Norms& clip(const Scaling& scaling, Nonfinite rule, double* norms) override {
-    const Scope scope = scaling.scope == Scope::tensor ? Scope::tensor : Scope::all;
+    const Scope scope = scaling.scope == Scope::none ? Scope::all : scaling.scope;
     // A caller who waits is told; the device's flag is for those who don't.
     const Nonfinite on_device = !norms && rule == Nonfinite::raise ? Nonfinite::skip : rule;
     const FoundNorms found = launch_norms({scope, scaling.max_norm, scaling.eps}, on_device, norms);
-    change(Scale{found.factors, found.found, scope == Scope::tensor, rule == Nonfinite::zero});
+    change(Scale{found.factors, found.found, scope != Scope::all, rule == Nonfinite::zero});
     return wait_unless(norms);
   }
 
@@ -121,7 +125,7 @@ class CudaTensorList final : public TensorList {
 
  private:
   FoundNorms launch_norms(const Scaling& scaling, Nonfinite rule, double* norms) {
-    found_ = cuda::launch_norms(list_, has_float64_, scaling, rule, norm_memory_, norms);
+    found_ = cuda::launch_norms(list_, has_float64_, scaling, rule, norm_memory_, norms, on_device_);
     return found_;
   }
 
@@ -145,6 +149,8 @@ class CudaTensorList final : public TensorList {
     const cudaStream_t stream = current_stream();
     download(stream, &found, found_.found, sizeof(found));
     download(stream, norms_.of_tensors.data(), found_.of_tensors, views_.size() * sizeof(double));
+    norms_.of_layers.resize(static_cast<size_t>(on_device_.count));
+    download(stream, norms_.of_layers.data(), on_device_.of_layers, norms_.of_layers.size() * sizeof(double));
     KITAE_CUDA_CHECK(cudaStreamSynchronize(stream));
     norms_.of_all = found.norm;
     norms_.first_nonfinite = found.first_nonfinite;
@@ -155,6 +161,7 @@ class CudaTensorList final : public TensorList {
   Blob blob_;
   List list_{};
   FoundNorms found_{};
+  Layers on_device_{};
   char* norm_memory_ = nullptr;
   Norms norms_;
   bool has_float64_ = false;

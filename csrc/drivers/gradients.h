@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "drivers/nonfinite.h"
@@ -11,7 +12,7 @@
 namespace kitae {
 
 // Over what a norm is taken.
-enum class Scope : int { none = 0, all = 1, tensor = 2 };
+enum class Scope : int { none = 0, all = 1, tensor = 2, layer = 3 };
 
 // How gradients are scaled.
 struct Scaling {
@@ -23,12 +24,13 @@ struct Scaling {
 struct Norms {
   double of_all = 0;
   std::vector<double> of_tensors;
-  int64_t first_nonfinite = -1;  // the first tensor with an infinite or NaN element; -1 without one, or not known yet
+  std::vector<double> of_layers;  // where the list was cut into layers
+  int64_t first_nonfinite = -1;   // the first tensor with an infinite or NaN element; -1 without one, or not known yet
 };
 
 // A list of arrays to read or change, made anew for every call.
-// `norms`: memory for the norm of all and then of every place in the user's list, where a GPU is not waited for and the
-// Norms that come back say nothing; or nullptr: the Norms that come back have them.
+// `norms`: memory for the norm of all, then of every place in the user's list, then of every layer, where a GPU is not
+// waited for and the Norms that come back say nothing; or nullptr: the Norms that come back have them.
 class TensorList {
  public:
   virtual ~TensorList() = default;
@@ -40,6 +42,12 @@ class TensorList {
     return views_.back();
   }
   const std::vector<int64_t>& places() const { return places_; }
+  // Before finish: `first` has the number, in order of add, of every layer's first tensor, and the end.
+  // `after_places`: entries of `norms` before those of the layers.
+  void cut_into_layers(std::vector<int64_t> first, int64_t after_places) {
+    layers_ = std::move(first);
+    after_places_ = after_places;
+  }
 
   virtual void finish() = 0;  // after the last add
   virtual const Norms& measure(bool zero_nonfinite, double* norms) = 0;
@@ -52,6 +60,8 @@ class TensorList {
  protected:
   std::vector<View> views_;
   std::vector<int64_t> places_;
+  std::vector<int64_t> layers_;
+  int64_t after_places_ = 0;
 };
 
 std::unique_ptr<TensorList> make_tensor_list();

@@ -9,44 +9,18 @@
 #include "cpu/activation_bits.h"
 #include "cpu/activation_bounds.h"
 #include "cpu/channel_plan.h"
-#include "ops/rounding.h"
+#include "drivers/vectors.h"
 
 namespace kitae {
 namespace {
 
+using cpu::Ahead;
 using cpu::Box;
 using cpu::Region;
 using cpu::Scratch;
 using cpu::Tile;
-
-// ---- small vectors, one number a channel, of any storage type and stride
-
-// f(element, index) over a vector; the usual stride is a constant for the compiler.
-template <class S, class F>
-void for_each_element(const Array& vector, F f) {
-  char* data = vector.as<char>();
-  const int64_t count = vector.shape[0], stride = vector.strides[0];
-  if (stride == static_cast<int64_t>(sizeof(S))) {
-    for (int64_t i = 0; i < count; ++i) f(reinterpret_cast<S*>(data)[i], i);
-  } else {
-    for (int64_t i = 0; i < count; ++i) f(*reinterpret_cast<S*>(data + i * stride), i);
-  }
-}
-
-void read_vector(const Array& from, double absent, double* to, int64_t count) {
-  if (!from) return std::fill(to, to + count, absent);
-  visit_dtype(from.dtype, [&](auto zero) {
-    using S = decltype(zero);
-    for_each_element<const S>(from, [to](const S& value, int64_t i) { to[i] = static_cast<double>(to_float(value)); });
-  });
-}
-
-void write_vector(const Array& to, const double* from) {
-  visit_dtype(to.dtype, [&](auto zero) {
-    using S = decltype(zero);
-    for_each_element<S>(to, [from](S& value, int64_t i) { value = round_from_double<S>(from[i]); });
-  });
-}
+using cpu::TileBuffer;
+using cpu::TileReader;
 
 // ---- the numbers of the element-wise steps, one table entry a channel
 
@@ -197,12 +171,6 @@ void with_activation(Activation activation, F&& f) {
 
 // ---- what forward and backward share
 
-// Room for a tile of S in the type of arithmetic; none where the two are one type and tiles are read in place.
-template <class S>
-struct TileBuffer {
-  alignas(64) Compute<S> data[std::is_same_v<S, Compute<S>> ? 1 : cpu::kTileElements];
-};
-
 template <class S>
 struct Pass {
   using T = Compute<S>;
@@ -273,24 +241,6 @@ struct Pass {
 // ---- forward
 
 template <class S>
-struct DeviationReader {
-  using T = Compute<S>;
-  const bool columns;
-  const ChannelSizes view;
-  const S* x;
-  TileBuffer<S> buffer;
-
-  DeviationReader(const ChannelSizes& sizes, const S* from_x)
-      : columns(cpu::columns_are_lanes(sizes)), view(columns ? cpu::as_columns(sizes) : sizes), x(from_x) {}
-
-  void prepare(int64_t /*channel*/, int64_t /*count*/) {}
-  void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[1]) {
-    cpu::prefetch_tile(x, view, next);
-    tiles[0] = cpu::load_tile<T>(x, view, tile, buffer.data);
-  }
-};
-
-template <class S>
 struct Forward : Pass<S> {
   using typename Pass<S>::T;
   using Pass<S>::sizes;
@@ -302,7 +252,7 @@ struct Forward : Pass<S> {
 
   const S* x() const { return forward.x.template as<const S>(); }
   double first_element(int64_t channel) const { return static_cast<double>(to_float(x()[channel * sizes.inner])); }
-  DeviationReader<S> reader() const { return {sizes, x()}; }
+  TileReader<S> reader() const { return {sizes, x()}; }
 
   // Loops without branches, so that divisions and square roots run several at a time.
   void finish(int64_t begin, int64_t end, const double* first_elements, const double* sum,
@@ -365,11 +315,12 @@ struct Forward : Pass<S> {
         Tile<T> added{};
         if (residual) added = cpu::load_tile<T>(residual, view, tile, residual_buffer.data);
         const ActivatedTable<activation, T> numbers{from(local, tile.channel - part.first_channel), this->slope};
+        const Ahead ahead = backwards ? cpu::fetch_ahead(forward.out.template as<S>(), view, tile, next) : Ahead{};
         cpu::store_tile<T>(forward.out.template as<S>(), view, tile, [&](T* to, int64_t stride) {
-          if (!residual) return cpu::map_tile(view.adjacent(), tile, to, stride, numbers, in);
-          if (!forward.mask) return cpu::map_tile(view.adjacent(), tile, to, stride, numbers, in, added);
+          if (!residual) return cpu::map_tile(view.adjacent(), tile, to, stride, ahead, numbers, in);
+          if (!forward.mask) return cpu::map_tile(view.adjacent(), tile, to, stride, ahead, numbers, in, added);
           const ActivatedTable<Activation::none, T> linear{numbers.table, this->slope};
-          cpu::map_tile(view.adjacent(), tile, to, stride, linear, in, added);
+          cpu::map_tile(view.adjacent(), tile, to, stride, ahead, linear, in, added);
           const T slope = this->slope;
           for (int64_t row = 0; row < tile.rows; ++row, to += stride) {
             cpu::pack_positive(this->mask_row(tile, row), to, tile.columns);
@@ -431,7 +382,7 @@ struct Forward : Pass<S> {
       return bad;
     }
     int64_t bad = -1;
-    cpu::reduce_and_map<DeviationTerms, T, DeviationReader<S>>(
+    cpu::reduce_and_map<DeviationTerms, T, TileReader<S>>(
         sizes, sizeof(S), !strict || forward.fresh,
         [&](int64_t begin, int64_t end, double* numbers) {
           for (int64_t channel = begin; channel < end; ++channel) numbers[channel - begin] = first_element(channel);
@@ -479,12 +430,12 @@ struct GradientReader {
     first = channel * pass.sizes.inner;
   }
   void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[2]) {
-    cpu::prefetch_tile(dout, view, next);
-    cpu::prefetch_tile(x, view, next);
     tiles[0] = cpu::load_tile<T>(dout, view, tile, dout_buffer.data);
     tiles[1] = cpu::load_tile<T>(x, view, tile, x_buffer.data);
-    if (pass.call.activation == Activation::none) return;
-    with_activation(pass.call.activation, [&](auto activation) { through_activation<activation()>(tile, tiles); });
+    if (pass.call.activation != Activation::none)
+      with_activation(pass.call.activation, [&](auto activation) { through_activation<activation()>(tile, tiles); });
+    tiles[0].ahead = cpu::fetch_ahead(dout, view, tile, next);
+    tiles[1].ahead = cpu::fetch_ahead(x, view, tile, next);
   }
 
  private:
@@ -497,9 +448,9 @@ struct GradientReader {
                                         pass.slope, tile.columns);
     } else {
       const MaskedTable<activation, T> numbers{from(passes, tile.channel - first), pass.slope};
-      cpu::map_tile(view.adjacent(), tile, g_buffer, stride, numbers, tiles[0], tiles[1]);
+      cpu::map_tile(view.adjacent(), tile, g_buffer, stride, Ahead{}, numbers, tiles[0], tiles[1]);
     }
-    tiles[0] = {g_buffer, stride, g_buffer + cpu::kTileElements};
+    tiles[0] = {g_buffer, stride, g_buffer + cpu::kTileElements, {}};
   }
 };
 
@@ -555,9 +506,11 @@ struct Backward : Pass<S> {
           });
         const GradientTable<T> numbers = from(local, tile.channel - part.first_channel);
         const GainTable<T> constant{numbers.gain};
+        const Ahead ahead = backwards ? cpu::fetch_ahead(backward.dx.template as<S>(), view, tile, next) : Ahead{};
         cpu::store_tile<T>(backward.dx.template as<S>(), view, tile, [&](T* to, int64_t stride) {
-          if (backward.training) return cpu::map_tile(view.adjacent(), tile, to, stride, numbers, tiles[0], tiles[1]);
-          cpu::map_tile(view.adjacent(), tile, to, stride, constant, tiles[0]);
+          if (backward.training)
+            return cpu::map_tile(view.adjacent(), tile, to, stride, ahead, numbers, tiles[0], tiles[1]);
+          cpu::map_tile(view.adjacent(), tile, to, stride, ahead, constant, tiles[0]);
         });
       });
     });
@@ -579,11 +532,12 @@ struct Backward : Pass<S> {
         const MaskedTable<activation, T> masked{from(passes, place), this->slope};
         const GradientTable<T> numbers = from(local, place);
         const GainTable<T> constant{numbers.gain};
+        const Ahead ahead = backwards ? cpu::fetch_ahead(backward.dx.template as<S>(), view, tile, next) : Ahead{};
         cpu::store_tile<T>(backward.dx.template as<S>(), view, tile, [&](T* to, int64_t stride) {
           const auto map = [&](const auto& gradients) {
             using Gradients = std::decay_t<decltype(gradients)>;
             const MaskedGradientTable<activation, Gradients, T> all{masked, gradients};
-            cpu::map_tile(view.adjacent(), tile, to, stride, all, douts, xs);
+            cpu::map_tile(view.adjacent(), tile, to, stride, ahead, all, douts, xs);
           };
           backward.training ? map(numbers) : map(constant);
         });

@@ -8,6 +8,7 @@
 #include "ops/adam.h"
 #include "ops/adamax.h"
 #include "ops/adaptive_gradient.h"
+#include "ops/averaging.h"
 #include "ops/gradient_descent.h"
 
 namespace kitae {
@@ -26,6 +27,7 @@ std::unique_ptr<OptimizerPlan> make_rule_plan(const std::string& name) {
   };
   static constexpr Named kRules[] = {
       {"gradient_descent", make_plan<Plan<GradientDescent>>},
+      {"average", make_plan<Plan<Average>>},
       {"velocity", make_plan<Plan<Velocity>>},
       {"nesterov", make_plan<Plan<Nesterov>>},
       {"adagrad", make_plan<Plan<AdaGrad>>},

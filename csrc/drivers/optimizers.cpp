@@ -1,11 +1,13 @@
 #include "drivers/optimizers.h"
 
 #include <atomic>
+#include <cstring>
 #include <limits>
 
 #include "cpu/norms.h"
 #include "cpu/rows.h"
 #include "cpu/tiles.h"
+#include "cpu/update_sums.h"
 #include "drivers/optimizer_numbers.h"
 #include "drivers/optimizer_rules.h"
 #include "ops/global_norm.h"
@@ -89,6 +91,12 @@ class RulePlan final : public OptimizerPlan {
   }
   StepResult result() override { return result_; }
   void set_steps(int64_t steps) override { result_.steps = steps; }
+  bool set_tracking(bool tracking) override {
+    tracking_ = tracking;
+    tracked_.clear();
+    return true;
+  }
+  const std::vector<Tracked>& tracked() override { return tracked_; }
   void gradients_changed() override {}
   void refresh() override {}
 
@@ -105,6 +113,7 @@ class RulePlan final : public OptimizerPlan {
     StepResult result;
     result.steps = number;
     result.norm = std::numeric_limits<double>::quiet_NaN();
+    tracked_.clear();
     const bool zero = rule == Nonfinite::zero;
     const bool must_know = rule == Nonfinite::raise || rule == Nonfinite::skip;
     factors_.assign(1, 1.0);
@@ -125,13 +134,31 @@ class RulePlan final : public OptimizerPlan {
         factors_.push_back(gradient_factor(norm, scaling.max_norm, scaling.eps));
     }
     for (Group& group : groups_) group.prepare(number);
+    if (tracking_) chunks_.assign(static_cast<size_t>(tiles_.chunks()), Tracked{});
     std::atomic<int64_t> bad{0};
     tiles_.for_each_piece([&](const cpu::Tiles::Piece& piece) {
       const int64_t count = update(piece, zero);
       if (count) bad.fetch_add(count, std::memory_order_relaxed);
     });
     result.nonfinite_elements = bad.load();
+    if (tracking_) add_tracked();
     return result;
+  }
+
+  void add_tracked() {
+    tracked_.resize(parameters_.size());
+    for (int64_t tensor = 0; tensor < tiles_.tensors(); ++tensor) {
+      Tracked& total = tracked_[static_cast<size_t>(tensor)];
+      for (int64_t chunk = tiles_.first_chunk(tensor); chunk < tiles_.first_chunk(tensor + 1); ++chunk) {
+        const Tracked& part = chunks_[static_cast<size_t>(chunk)];
+        total.nonfinite += part.nonfinite;
+        total.gradient_squares += part.gradient_squares;
+        total.absolute_update += part.absolute_update;
+        total.absolute_weight += part.absolute_weight;
+        total.update_squares += part.update_squares;
+        total.weight_squares += part.weight_squares;
+      }
+    }
   }
 
   // What the update of one type reads, rounded to it once a step.
@@ -205,13 +232,15 @@ class RulePlan final : public OptimizerPlan {
       return update_rows<Rule, T>(numbers.scalars, numbers.weight_keep, scale, count, w, g, slot(0, begin),
                                   slot(1, begin), slot(2, begin));
     };
-    if (weight && gradient) return update(terms.scale, piece.begin, piece.count, weight, gradient);
+    if (weight && gradient && !tracking_) return update(terms.scale, piece.begin, piece.count, weight, gradient);
 
     int64_t bad = 0;
-    T weights[cpu::kRow], gradients[cpu::kRow];
+    T weights[cpu::kRow], gradients[cpu::kRow], before[cpu::kRow];
+    cpu::UpdateSums sums;
     for (int64_t done = 0; done < piece.count; done += cpu::kRow) {
       const int64_t begin = piece.begin + done;
       const int64_t count = piece.count - done < cpu::kRow ? piece.count - done : cpu::kRow;
+      const int64_t bad_before = bad;
       T* w = weight ? weight + done : weights;
       if (!weight) read_weights(w, parameter, begin, count);
       const T* g = gradient ? gradient + done : gradients;
@@ -222,6 +251,7 @@ class RulePlan final : public OptimizerPlan {
           for (int64_t i = 0; i < count; ++i) bad += static_cast<int64_t>(nonfinite(gradients[i]));
           for (int64_t i = 0; i < count; ++i) gradients[i] = finite_or_zero(gradients[i]);
         }
+        if (tracking_) sums.add_gradient(gradients, count);  // a penalty would change it
         if (penalties) {
           if (!zero)  // counted here: a penalty could hide what the rule is given
             for (int64_t i = 0; i < count; ++i) bad += static_cast<int64_t>(nonfinite(gradients[i]));
@@ -229,8 +259,22 @@ class RulePlan final : public OptimizerPlan {
           scale = T(1);
         }
       }
+      if (tracking_) {
+        if (gradient) sums.add_gradient(g, count);
+        std::memcpy(before, w, static_cast<size_t>(count) * sizeof(T));
+      }
       const int64_t counted = update(scale, begin, count, w, g);
       if (!zero && !penalties) bad += counted;
+      if (tracking_) {
+        sums.add_update(before, w, count);
+        Tracked& chunk = chunks_[static_cast<size_t>(piece.chunk + done / kChunk)];
+        const int64_t nonfinite = chunk.nonfinite + bad - bad_before;
+        if ((done + count) % kChunk == 0 || done + count == piece.count) {
+          chunk = sums.fold();
+          sums = cpu::UpdateSums();
+        }
+        chunk.nonfinite = nonfinite;
+      }
       if (!weight) write_weights(parameter, begin, w, count);
     }
     return bad;
@@ -265,7 +309,8 @@ class RulePlan final : public OptimizerPlan {
   cpu::Tiles tiles_;
   cpu::ListNorms norms_;
   std::vector<double> factors_;
-  bool has_float64_ = false;
+  bool has_float64_ = false, tracking_ = false;
+  std::vector<Tracked> chunks_, tracked_;  // of the chunks of tiles_, of the parameters
   StepResult result_;
 };
 

@@ -119,6 +119,9 @@ class CudaPlan : public OptimizerPlan {
     return result;
   }
 
+  bool set_tracking(bool tracking) override { return !tracking; }
+  const std::vector<Tracked>& tracked() override { return tracked_; }
+
   void set_steps(int64_t steps) override {
     expected_ = steps;
     count_changed_ = true;
@@ -166,6 +169,7 @@ class CudaPlan : public OptimizerPlan {
   DeviceBuffer tables_, gradient_table_;
   Blob gradients_;  // as the device has them
   char* norm_memory_ = nullptr;
+  std::vector<Tracked> tracked_;
   Uploads uploads_;
   int64_t expected_ = 0;  // steps that the device will have counted, unless it skipped some or a graph was replayed
   bool count_changed_ = false;

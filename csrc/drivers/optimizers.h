@@ -19,6 +19,15 @@ struct StepResult {
   int64_t steps = 0;               // updates written so far
 };
 
+// Of one parameter in the last step that was tracked: by-products of the update, summed in double while the elements
+// pass, in the order of ops/reduction_order.h.
+struct Tracked {
+  int64_t nonfinite = 0;  // infinite and NaN elements of the gradient
+  double gradient_squares = 0;
+  double absolute_update = 0, absolute_weight = 0;  // sums of magnitudes; the weight is the one before the update
+  double update_squares = 0, weight_squares = 0;
+};
+
 class OptimizerPlan {
  public:
   struct Parameter {
@@ -45,6 +54,10 @@ class OptimizerPlan {
   virtual StepResult result() = 0;
   // Updates written so far, where the caller knows better (a loaded state): the next step's number is one more.
   virtual void set_steps(int64_t steps) = 0;
+  // Whether steps fill tracked(); false where this plan can't. Changes no bit of what a step writes.
+  virtual bool set_tracking(bool tracking) = 0;
+  // One for each parameter, of the last step; empty where it did not track or wrote nothing. On a GPU this waits.
+  virtual const std::vector<Tracked>& tracked() = 0;
   // After a change of parameters()[...].gradients.
   virtual void gradients_changed() = 0;
   // Brings what changed since the last step to where the next one reads it, on a GPU: a captured step replays with it.

@@ -131,8 +131,8 @@ def tensor_refused(op: str, argument: str, reason: str, tensor: Any) -> Exceptio
     if reason == "negated":
         return error(ValueError, op, argument, "a tensor without a pending minus sign (`tensor.resolve_neg()`)", place)
     if reason == "device":
-        return error(ValueError, op, argument, "a tensor on the CPU (tensors are never moved)", place)
-    return error(ValueError, op, argument, "a strided tensor in the CPU's memory", place)
+        return error(ValueError, op, argument, "a tensor on the CPU or a CUDA device (tensors are never moved)", place)
+    return error(ValueError, op, argument, "a strided tensor in memory", place)
 
 
 def no_exchange(version: str) -> Exception:
@@ -213,7 +213,7 @@ def device_error(expression: str, name: str, message: str, arrays: str) -> Excep
 _FINDINGS = {
     1: ("batch_norm: x: expected a finite mean and variance in every channel, got others in channel", "training"),
     2: ("batch_norm: running_mean, running_var: expected finite statistics, got others in channel", "inference"),
-    3: ("expected finite gradients, got infinite or NaN elements in the gradient number", "a step or clipping"),
+    3: ("clip_grad_norm or step: grads: expected finite elements, got others in gradient number", "a step or clipping"),
 }
 
 
@@ -315,6 +315,21 @@ def nonfinite_channel(op: str, x: Any, axis: int, channel: int) -> Exception:
         bad[:, axis] = channel
         got = Words(f"{got}, the first at {tuple(map(int, bad[0]))}")
     kind_error = error(FloatingPointError, op, "x", "a finite mean and variance in every channel", got)
+    return FloatingPointError(f"{kind_error} (nothing was written; nonfinite= says what else to do)")
+
+
+def nonfinite_sample(op: str, x: Any, order: Sequence[int] | None, normalized: int, row: int) -> Exception:
+    """A sample's mean or variance is infinite or NaN, so an element is; nothing was written. x: its axes in ``order``
+    (None: its own), the last ``normalized`` of which make a sample."""
+    place = x.ndim - normalized
+    sample = tuple(int(i) for i in np.unravel_index(row, x.shape[:place])) if place else ()
+    bad = np.argwhere(~np.isfinite(np.asarray(x[sample]).astype(np.float64)))
+    words = f"sample {sample if len(sample) != 1 else sample[0]} with {len(bad)} infinite or NaN elements"
+    if len(bad):
+        index = (*sample, *map(int, bad[0]))
+        at = index if order is None else tuple(index[list(order).index(axis)] for axis in range(x.ndim))
+        words = f"{words}, the first at {at}"
+    kind_error = error(FloatingPointError, op, "x", "a finite mean and variance in every sample", Words(words))
     return FloatingPointError(f"{kind_error} (nothing was written; nonfinite= says what else to do)")
 
 

@@ -22,9 +22,13 @@ __all__: list[str] = [
     "dropout_forward",
     "dropout_mask",
     "global_norm",
+    "layer_norm_backward",
+    "layer_norm_forward",
     "num_threads",
     "set_num_threads",
     "variant",
+    "weight_norm_backward",
+    "weight_norm_forward",
 ]
 
 class OptimizerPlan:
@@ -65,6 +69,10 @@ class OptimizerPlan:
         """
         Sets the number of steps written so far.
         """
+    def set_tracking(self, tracking: bool) -> bool:
+        """
+        Whether steps fill tracked(); False where this backend can't.
+        """
     def step(
         self,
         grads: typing.Any,
@@ -76,6 +84,10 @@ class OptimizerPlan:
     ) -> tuple:
         """
         One update; (written, norm, count of non-finite elements, first parameter with one); -1: not waited for.
+        """
+    def tracked(self) -> list:
+        """
+        For each parameter of the last step (count of non-finite elements, then sums: squares of the gradient, magnitudes of update and weight, squares of update and weight); waits for a GPU.
         """
 
 class Exchange:
@@ -148,10 +160,11 @@ def clip_grad_norm(
     eps: typing.SupportsFloat | typing.SupportsIndex,
     nonfinite: typing.SupportsInt | typing.SupportsIndex,
     scope: typing.SupportsInt | typing.SupportsIndex,
+    layers: typing.Any,
     norms: typing.Any,
 ) -> tuple:
     """
-    In place; (norm, place of the first non-finite gradient or -1, norm of each without `norms`).
+    In place; (norm, place of the first non-finite gradient or -1, norm of each and of each layer without `norms`). max_norm 0: divides by the norm. layers: the first place of each and the end, or None.
     """
 
 def clip_grad_value(grads: list, limit: typing.SupportsFloat | typing.SupportsIndex) -> None:
@@ -211,6 +224,36 @@ def global_norm(grads: list, zero_nonfinite: bool, norms: typing.Any) -> tuple:
     (norm, place of the first non-finite gradient or -1); norms: a float64 vector for the norm of all and of each gradient, with which a GPU is not waited for.
     """
 
+def layer_norm_backward(
+    dout: typing.Any,
+    x: typing.Any,
+    gamma: typing.Any,
+    statistics: typing.Any,
+    out: typing.Any,
+    dgamma: typing.Any,
+    dbeta: typing.Any,
+    normalized: typing.SupportsInt | typing.SupportsIndex,
+    fresh: bool,
+) -> None:
+    """
+    Writes out (dx) and the vectors dgamma and dbeta.
+    """
+
+def layer_norm_forward(
+    x: typing.Any,
+    gamma: typing.Any,
+    beta: typing.Any,
+    out: typing.Any,
+    statistics: typing.Any,
+    normalized: typing.SupportsInt | typing.SupportsIndex,
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    nonfinite: typing.SupportsInt | typing.SupportsIndex,
+    fresh: bool,
+) -> int:
+    """
+    Writes out and statistics (3, rows: mean, mean_low, inv_std), the last `normalized` axes of x being a row; returns the first row whose statistics are not finite, or -1.
+    """
+
 def num_threads() -> int:
     """
     Threads a native call may use, the caller's included.
@@ -219,6 +262,32 @@ def num_threads() -> int:
 def set_num_threads(count: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Sets num_threads; at least 1.
+    """
+
+def weight_norm_backward(
+    dw: typing.Any,
+    v: typing.Any,
+    g: typing.Any,
+    norms: typing.Any,
+    out: typing.Any,
+    dg: typing.Any,
+    axis: typing.SupportsInt | typing.SupportsIndex,
+    fresh: bool,
+) -> None:
+    """
+    Writes out (dv) and dg.
+    """
+
+def weight_norm_forward(
+    v: typing.Any,
+    g: typing.Any,
+    out: typing.Any,
+    norms: typing.Any,
+    axis: typing.SupportsInt | typing.SupportsIndex,
+    fresh: bool,
+) -> None:
+    """
+    Writes out (w) and norms, one a channel of `axis`.
     """
 
 variant: str

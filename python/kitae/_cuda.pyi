@@ -62,6 +62,10 @@ class OptimizerPlan:
         """
         Sets the number of steps written so far.
         """
+    def set_tracking(self, tracking: bool) -> bool:
+        """
+        Whether steps fill tracked(); False where this backend can't.
+        """
     def step(
         self,
         grads: typing.Any,
@@ -73,6 +77,10 @@ class OptimizerPlan:
     ) -> tuple:
         """
         One update; (written, norm, count of non-finite elements, first parameter with one); -1: not waited for.
+        """
+    def tracked(self) -> list:
+        """
+        For each parameter of the last step (count of non-finite elements, then sums: squares of the gradient, magnitudes of update and weight, squares of update and weight); waits for a GPU.
         """
 
 def batch_norm_backward(
@@ -136,10 +144,11 @@ def clip_grad_norm(
     eps: typing.SupportsFloat | typing.SupportsIndex,
     nonfinite: typing.SupportsInt | typing.SupportsIndex,
     scope: typing.SupportsInt | typing.SupportsIndex,
+    layers: typing.Any,
     norms: typing.Any,
 ) -> tuple:
     """
-    In place; (norm, place of the first non-finite gradient or -1, norm of each without `norms`).
+    In place; (norm, place of the first non-finite gradient or -1, norm of each and of each layer without `norms`). max_norm 0: divides by the norm. layers: the first place of each and the end, or None.
     """
 
 def clip_grad_value(grads: list, limit: typing.SupportsFloat | typing.SupportsIndex) -> None:

@@ -125,16 +125,17 @@ def as_array(value: Any) -> Any:
     if place is not None:
         if place()[0] not in (_KDL_CUDA, _KDL_CUDA_MANAGED):
             return value
-        return _cupy(value).from_dlpack(value)
+        return cupy_for(value).from_dlpack(value)
     interface = getattr(value, "__cuda_array_interface__", None)
     if interface is None:
         return value
-    cupy = _cupy(value)
+    cupy = cupy_for(value)
     with cupy.cuda.Device(cupy.cuda.runtime.pointerGetAttributes(interface["data"][0]).device):
         return cupy.asarray(value)
 
 
-def _cupy(value: Any) -> ModuleType:
+def cupy_for(value: Any) -> ModuleType:
+    """CuPy, or an error that says that another library's CUDA array needs it."""
     try:
         import cupy
     except ImportError:
@@ -152,12 +153,12 @@ def forced_array_module() -> Any:
     return sys.modules["cupy"] if _forced.get() == "cuda" else np
 
 
-def empty_like(array: Any) -> Any:
-    """New memory of an array's shape, dtype, memory order and device."""
+def empty_like(array: Any, shape: tuple[int, ...] | None = None) -> Any:
+    """New memory of an array's shape (or another of as many axes), dtype, memory order and device."""
     if type(array) is np.ndarray or not _checks.is_cupy(array):
-        return np.empty_like(array, subok=False)
+        return np.empty_like(array, subok=False, shape=shape)
     with array.device:
-        return sys.modules["cupy"].empty_like(array)
+        return sys.modules["cupy"].empty_like(array, shape=shape)
 
 
 def empty(shape: Any, dtype: Any, like: Any) -> Any:
@@ -177,6 +178,17 @@ def empty_beside(array: Any, dtype: Any) -> Any:
         return np.empty(array.shape, dtype)
     after = array.data.ptr // array.itemsize % 4
     return empty(after + array.size, dtype, array)[after:].reshape(array.shape)
+
+
+def placed(values: Any, like: Any = None) -> Any:
+    """A NumPy array's values on the device of ``like``; None: where the forced backend computes, else NumPy's."""
+    if like is None:
+        xp = forced_array_module()
+        return values if xp is np else xp.asarray(values)
+    if not _checks.is_cupy(like):
+        return values
+    with like.device:
+        return sys.modules["cupy"].asarray(values)
 
 
 def current_backend() -> str:

@@ -12,7 +12,7 @@ __all__ = ["clip_grad_norm", "clip_grad_value", "global_norm"]
 
 # The backends' numbers for the rules of `nonfinite` and for what a norm is taken over.
 NONFINITE_CODES = {name: code for code, name in enumerate(_checks.NONFINITE)}
-SCOPE_CODES = {"none": 0, "all": 1, "tensor": 2}
+SCOPE_CODES = {"none": 0, "all": 1, "tensor": 2, "layer": 3}
 CLIP_EPS = 1e-6
 
 
@@ -40,16 +40,17 @@ def as_list(op: str, grads: Any) -> tuple[list[Any], Any]:
     return arrays, None
 
 
-def _norms_on_device(arrays: list[Any], first: Any) -> Any:
-    """Memory for the norm of all and of each, where nobody waits for them; None where the backend returns them."""
+def norms_on_device(arrays: list[Any], first: Any, layers: int = 0) -> Any:
+    """Memory for the norm of all, of each and of layers, where nobody waits for them; None where the backend returns
+    them."""
     if type(first) is np.ndarray or not _checks.is_cupy(first):
         return None
-    norms = _dispatch.empty((1 + len(arrays),), np.float64, first)
+    norms = _dispatch.empty((1 + len(arrays) + layers,), np.float64, first)
     norms.fill(0)
     return norms
 
 
-def _explain(op: str, rejected: Rejected, arrays: list[Any]) -> Exception:
+def explain(op: str, rejected: Rejected, arrays: list[Any]) -> Exception:
     return _checks.explain(op, rejected, {"grads": arrays})
 
 
@@ -70,11 +71,11 @@ def global_norm(grads: Any) -> Any:
     if first is None:
         return 0.0
     backend = _dispatch.backend_for(first, "global_norm", "grads")
-    on_device = _norms_on_device(arrays, first)
+    on_device = norms_on_device(arrays, first)
     try:
         norm, _ = backend.global_norm(arrays, False, on_device)
     except Rejected as rejected:
-        raise _explain("global_norm", rejected, arrays) from None
+        raise explain("global_norm", rejected, arrays) from None
     return float(norm) if on_device is None else on_device[0]
 
 
@@ -113,12 +114,12 @@ def clip_grad_norm(
     if first is None:
         return 0.0 if per == "all" else [0.0] * len(arrays)
     backend = _dispatch.backend_for(first, op, "grads")
-    on_device = _norms_on_device(arrays, first)
+    on_device = norms_on_device(arrays, first)
     try:
         rule, scope = NONFINITE_CODES[nonfinite], SCOPE_CODES[per]
-        norm, bad, norms = backend.clip_grad_norm(arrays, max_norm, eps, rule, scope, on_device)
+        norm, bad, norms, _ = backend.clip_grad_norm(arrays, max_norm, eps, rule, scope, None, on_device)
     except Rejected as rejected:
-        raise _explain(op, rejected, arrays) from None
+        raise explain(op, rejected, arrays) from None
     if bad >= 0 and nonfinite == "raise":
         raise _checks.nonfinite_gradient(op, bad, arrays[bad])
     if on_device is not None:
@@ -134,10 +135,13 @@ def clip_grad_value(grads: Any, limit: float) -> None:
     op = "clip_grad_value"
     limit = _checks.number(op, "limit", limit, low=0, open_low=True, infinite=True)
     arrays, first = as_list(op, grads)
-    if first is None:
-        return
+    if first is not None:
+        clip_value(op, arrays, first, limit)
+
+
+def clip_value(op: str, arrays: list[Any], first: Any, limit: float) -> None:
     backend = _dispatch.backend_for(first, op, "grads")
     try:
         backend.clip_grad_value(arrays, limit)
     except Rejected as rejected:
-        raise _explain(op, rejected, arrays) from None
+        raise explain(op, rejected, arrays) from None

@@ -9,13 +9,19 @@ from numpy.typing import DTypeLike, NDArray
 from kitae import _checks, _dispatch
 from kitae import semantics as _semantics
 from kitae._checks import Rejected
+from kitae._normalization import (
+    NONFINITE_CODES,
+    copy_in_order,
+    copy_in_order_of,
+    parameter_dtype,
+    read_only,
+    without_nonfinite,
+)
 
 __all__ = ["BatchNorm", "Saved", "batch_norm", "batch_norm_backward"]
 
 # The backends' numbers for words.
 _ACTIVATION_CODES = {None: 0, "relu": 1, "leaky_relu": 2}
-_NONFINITE_CODES = {name: code for code, name in enumerate(_checks.NONFINITE)}
-_PARAMETER_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _INF = math.inf
 
 
@@ -53,18 +59,11 @@ class Saved:
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        return _read_only(self._statistics[0])
+        return read_only(self._statistics[0])
 
     @property
     def inv_std(self) -> NDArray[np.float64]:
-        return _read_only(self._statistics[2])
-
-
-def _read_only(array: Any) -> Any:
-    if type(array) is not np.ndarray:
-        return array.copy()
-    array.flags.writeable = False
-    return array
+        return read_only(self._statistics[2])
 
 
 def batch_norm(
@@ -200,7 +199,7 @@ def _forward(
     source, added = x, residual
     # A backend that has check() returns before it knows of any channel.
     if nonfinite == "zero" and (not training or hasattr(backend, "check")):
-        source = _without_nonfinite(op, x)
+        source = without_nonfinite(op, x)
     while True:
         try:
             if activation_code and residual is not None:
@@ -224,15 +223,15 @@ def _forward(
                 unbiased,
                 activation_code,
                 slope,
-                _NONFINITE_CODES[nonfinite],
+                NONFINITE_CODES[nonfinite],
                 out is None,
             )
         except Rejected as rejected:
             # Memory with gaps is copied and tried again; everything else is the caller's mistake.
             if rejected.reason == "layout" and rejected.argument == "x":
-                source = _copy(x)
+                source = copy_in_order(x)
             elif rejected.reason == "layout" and rejected.argument == "residual":
-                added = _in_order_of(source, residual)
+                added = copy_in_order_of(source, residual)
             else:
                 values = {"x": x, "gamma": gamma, "beta": beta, "running_mean": running_mean}
                 values |= {"running_var": running_var, "residual": residual, "out": out}
@@ -246,7 +245,7 @@ def _forward(
             raise _checks.nonfinite_running(op, bad, running_mean, running_var)
         if not training:
             break
-        source = _without_nonfinite(op, source)
+        source = without_nonfinite(op, source)
 
     saved = Saved()
     saved.training = training
@@ -261,30 +260,6 @@ def _forward(
     saved._slope = slope
     saved._has_residual = residual is not None
     return y, saved
-
-
-def _without_nonfinite(op: str, x: NDArray[Any]) -> NDArray[Any]:
-    """x, or where it has infinite or NaN elements a copy with 0 in their place; on a GPU always a copy."""
-    if x.dtype.kind not in "fV":
-        return x  # the backend refuses it, in words
-    finite = _dispatch.array_module(x).isfinite(x)
-    if isinstance(x, np.ndarray) and finite.all():  # on a GPU nobody waits for the answer
-        return x
-    clean = _copy(x)
-    clean[~finite] = 0
-    return clean
-
-
-def _copy(x: NDArray[Any]) -> NDArray[Any]:
-    """Without gaps, in x's memory order."""
-    return np.array(x, order="K") if isinstance(x, np.ndarray) else x.copy(order="K")
-
-
-def _in_order_of(x: NDArray[Any], array: Any) -> NDArray[Any]:
-    """A copy of ``array`` with x's memory order."""
-    copy = _dispatch.empty_like(x)
-    copy[...] = array
-    return copy
 
 
 def _explain(op: str, rejected: Rejected, values: dict[str, Any], x: NDArray[Any], axis: int) -> Exception:
@@ -359,7 +334,7 @@ def _backward(
         except Rejected as rejected:
             if rejected.reason != "layout" or rejected.argument != "dout":
                 raise _explain(op, rejected, {"dout": dout, "out": out}, x, saved._axis) from None
-            given = _in_order_of(x, dout)
+            given = copy_in_order_of(x, dout)
             continue
         return (dx, dgamma, dbeta) if dresidual is None else (dx, dgamma, dbeta, dresidual)
 
@@ -420,7 +395,7 @@ class BatchNorm:
         self.nonfinite = _checks.one_of(op, "nonfinite", values["nonfinite"], _checks.NONFINITE)
         if values["flatten"] and self.axis != 1:
             raise _checks.error(ValueError, op, "axis", f"1 (semantics={semantics!r} flattens each sample)", axis)
-        self.dtype = None if dtype is None else _parameter_dtype(op, dtype)
+        self.dtype = None if dtype is None else parameter_dtype(op, dtype)
         self.semantics = semantics
         self._one_value_is_error = values["one_value"] == "error"
         self._initial_variance, self._flatten = values["initial_variance"], values["flatten"]
@@ -447,7 +422,7 @@ class BatchNorm:
         channels = _checks.integer(op, f"shape[{axis}]", length, low=0, high=2**62)
         self._make(
             channels,
-            self.dtype or (np.dtype(np.float32) if np.dtype(dtype).itemsize == 2 else _parameter_dtype(op, dtype)),
+            self.dtype or (np.dtype(np.float32) if np.dtype(dtype).itemsize == 2 else parameter_dtype(op, dtype)),
             like,
         )
 
@@ -544,13 +519,3 @@ class BatchNorm:
 def _flat(array: Any) -> Any:
     """Every element of a sample as a channel; a copy where memory has gaps."""
     return array.reshape(len(array), -1)
-
-
-def _parameter_dtype(op: str, dtype: Any) -> np.dtype:
-    try:
-        converted = np.dtype(dtype)
-    except TypeError:
-        converted = np.dtype(object)  # no dtype at all (to NumPy, None is float64)
-    if converted not in _PARAMETER_DTYPES:
-        raise _checks.error(TypeError, op, "dtype", "float32 or float64", _checks.Words(str(dtype)))
-    return converted

@@ -12,6 +12,7 @@ import numpy as np
 
 from kitae import _checks, _dispatch
 from kitae._checks import Rejected
+from kitae._parameters import Places, Structure, check_loaded, float32_copy, refuse_bad_arrays, write_loaded
 from kitae.gradients import NONFINITE_CODES, SCOPE_CODES
 from kitae.semantics import preset
 
@@ -33,12 +34,24 @@ _MAX_STEPS = 2**63 - 1
 Numbers = dict[str, float]
 
 
+class ParameterStats(NamedTuple):
+    """What a step that tracked saw of one parameter, or of all as one vector (``track``)."""
+
+    norm: float  # Euclidean norm of the gradient, before clipping and penalties
+    nonfinite: int  # infinite and NaN elements of the gradient
+    ratio: float  # mean magnitude of the update / mean magnitude of the parameter before it
+    ratio_l2: float  # Euclidean norm of the update / that of the parameter before it
+
+
 class Stats(NamedTuple):
     """What the last step saw. On a GPU reading it waits for that step."""
 
-    norm: float  # global norm of the gradients before clipping; NaN where the step took no norm
+    norm: float  # global norm of the gradients before clipping; NaN where the step took no norm and did not track
     nonfinite: int  # infinite and NaN elements of the gradients
     written: bool  # False where the step was skipped
+    ratio: float = math.nan  # as in ParameterStats, over all parameters; NaN where the step did not track
+    ratio_l2: float = math.nan
+    parameters: dict[str, ParameterStats] | None = None  # by name, or number in a list; None without tracking
 
 
 class _Range(NamedTuple):
@@ -52,112 +65,6 @@ class _Range(NamedTuple):
 
 _NOT_NEGATIVE = _Range()
 _FRACTION = _Range(high=1.0, open_high=True)
-
-
-class _Structure:
-    """One ``params`` entry, an array, a sequence or a dict, and how gradients of the same structure are listed."""
-
-    def __init__(self, op: str, params: Any) -> None:
-        self.keys: list[Any] | None = None
-        self.single = False
-        if isinstance(params, Mapping):
-            self.keys = list(params)
-            self.arrays = list(params.values())
-        elif isinstance(params, (list, tuple)):
-            self.arrays = list(params)
-        else:
-            self.single = True
-            self.arrays = [params]
-        self.arrays = [_dispatch.as_array(array) for array in self.arrays]
-        self.names = [str(key) for key in self.keys] if self.keys is not None else []
-
-    def flatten(self, op: str, grads: Any) -> list[Any]:
-        """The gradients as a list in the parameters' order."""
-        if self.keys is not None:
-            if not isinstance(grads, Mapping):
-                raise _checks.error(TypeError, op, "grads", "a dict with the parameters' keys", grads)
-            if len(grads) != len(self.keys) or any(key not in grads for key in self.keys):
-                missing = [key for key in self.keys if key not in grads]
-                unknown = [key for key in grads if key not in set(self.keys)]
-                got = _checks.Words(f"missing {missing}, unknown {unknown}")
-                raise _checks.error(ValueError, op, "grads", "the parameters' keys", got)
-            return [grads[key] for key in self.keys]
-        if self.single:
-            return [grads]
-        if not isinstance(grads, (list, tuple)):
-            raise _checks.error(TypeError, op, "grads", f"a list of {len(self.arrays)} arrays", grads)
-        if len(grads) != len(self.arrays):
-            got = _checks.Words(f"{len(grads)}")
-            raise _checks.error(ValueError, op, "grads", f"{len(self.arrays)} entries, one a parameter", got)
-        return grads if type(grads) is list else list(grads)
-
-
-class _Exporter:
-    """Memory for NumPy to compare, not to read."""
-
-    def __init__(self, interface: dict[str, Any]) -> None:
-        self.__array_interface__ = interface
-
-
-def _addresses(array: Any) -> np.ndarray:
-    """A NumPy array at the same addresses, of elements of the same size."""
-    if type(array) is np.ndarray or not _checks.is_cupy(array):
-        return array
-    dtype = np.dtype(f"V{array.itemsize}")
-    if array.size == 0:
-        return np.empty(array.shape, dtype)
-    interface = {"data": (array.data.ptr, False), "shape": array.shape, "strides": array.strides, "typestr": dtype.str}
-    return np.asarray(_Exporter({**interface, "version": 3}))
-
-
-def _axes_between(parameter: np.ndarray, alias: np.ndarray) -> list[int] | None:
-    """The order of ``alias``'s axes that makes it ``parameter``: same memory, shape and strides; else None."""
-    if parameter.ctypes.data != alias.ctypes.data or parameter.ndim != alias.ndim or parameter.dtype != alias.dtype:
-        return None
-    left = list(range(alias.ndim))
-    axes = []
-    for wanted in zip(parameter.shape, parameter.strides, strict=True):
-        match = next((a for a in left if (alias.shape[a], alias.strides[a]) == wanted), None)
-        if match is None:
-            return None
-        left.remove(match)
-        axes.append(match)
-    return axes
-
-
-class _Places:
-    """The distinct parameters of a list in which one may stand several times, also as a transposed view."""
-
-    def __init__(self, op: str, listed: Sequence[Any]) -> None:
-        arrays = [_addresses(array) for array in listed]
-        self.first: list[int] = []  # of each distinct parameter: where it is listed first
-        self.places: list[tuple[int, list[int] | None]] = []
-        bounds = [np.lib.array_utils.byte_bounds(a) if a.size else (a.ctypes.data, a.ctypes.data) for a in arrays]
-        order = sorted(range(len(arrays)), key=lambda i: bounds[i])
-        meets: dict[int, list[int]] = {i: [] for i in range(len(arrays))}
-        active: list[int] = []
-        for i in order:
-            active = [j for j in active if bounds[j][1] > bounds[i][0]]
-            for j in active:
-                meets[max(i, j)].append(min(i, j))
-            if arrays[i].size:
-                active.append(i)
-        number_of: dict[int, int] = {}
-        for i, array in enumerate(arrays):
-            for j in sorted(meets[i]):
-                if not np.shares_memory(array, arrays[j]):
-                    continue
-                known = arrays[self.first[number_of[j]]]
-                axes = _axes_between(known, array)
-                if axes is None or listed[i].dtype != listed[self.first[number_of[j]]].dtype:
-                    raise _checks.explain(op, Rejected("params", "overlap", i), {"params": listed})
-                number_of[i] = number_of[j]
-                self.places.append((number_of[j], None if axes == list(range(array.ndim)) else axes))
-                break
-            else:
-                number_of[i] = len(self.first)
-                self.places.append((len(self.first), None))
-                self.first.append(i)
 
 
 class Optimizer(ABC):
@@ -183,6 +90,8 @@ class Optimizer(ABC):
     writes nothing and ``kitae.check()`` raises. Step count and numbers live on the GPU: after ``bind(grads)`` and one
     ``step()`` the next one can be captured in a CUDA graph, whose replays count on; setting ``lr`` reaches them.
 
+    ``track = True`` makes each step measure itself, see there.
+
     ``step(grads)`` updates once. grads have the structure of params; a None entry leaves its parameter and state
     alone; the dtype is the parameter's or float32. ``bind(grads)`` fixes the gradient arrays, ``step()`` then uses
     them unseen.
@@ -206,6 +115,8 @@ class Optimizer(ABC):
         self._nonfinite = _checks.one_of(self._op, "nonfinite", common["nonfinite"] or default, _checks.NONFINITE)
         self._master = _checks.boolean(self._op, "master", True if common["master"] is None else common["master"])
         self._steps = 0
+        self._track = False
+        self._tracked_by: Any = None  # the plan that has the sums of the last step
         self._waiting: Any = None  # the plan that the last step ran on without telling what it saw
         self._lag = 0  # by how many its count of that step was behind ours
         self.groups: list[dict[str, Any]] = []
@@ -306,10 +217,42 @@ class Optimizer(ABC):
 
     @property
     def stats(self) -> Stats:
-        """Norm, count of non-finite elements and whether anything was written, of the last step."""
+        """Norm, count of non-finite elements and whether anything was written, of the last step; with ``track`` the
+        update:parameter ratios too, and all of it for every parameter."""
         self._wait()
         written, norm, nonfinite, _ = self._last
-        return Stats(norm, nonfinite, written)
+        tracked = [] if self._tracked_by is None else self._tracked_by.tracked()
+        if not tracked:
+            return Stats(norm, nonfinite, written)
+        whole = _parameter_stats(tuple(map(sum, zip(*tracked, strict=True))))
+        parameters = {name: _parameter_stats(sums) for name, sums in zip(self._names, tracked, strict=True)}
+        norm = whole.norm if math.isnan(norm) else norm
+        return Stats(norm, nonfinite, written, whole.ratio, whole.ratio_l2, parameters)
+
+    @property
+    def track(self) -> bool:
+        """Whether steps measure themselves: ``stats`` then has, overall and for each parameter, the gradient's norm,
+        its count of non-finite elements and the update:parameter ratio in two forms,
+
+            ratio    = mean |w_new - w| / mean |w|      (Deeplearning4j's; healthy near 1:1000)
+            ratio_l2 = norm(w_new - w) / norm(w)        (Stanford's cs231n)
+
+        By-products of the update: summed in float64 while the elements pass, in a fixed order, no second pass over
+        memory; what a step writes stays the same to the bit. False at first, and then it costs nothing. Set it at any
+        time, also for single steps. A parameter of zeros has the ratio inf, one without a gradient NaN. The gradient is
+        the caller's (with nonfinite="zero" its non-finite elements count as 0), squares are not scaled against overflow
+        of float64. The update is all that the step changes, decay included; of 16-bit parameters that of the master.
+        """
+        return self._track
+
+    @track.setter
+    def track(self, value: bool) -> None:
+        value = _checks.boolean(self._op, "track", value)
+        for plan in self._plans.values():
+            if not plan.set_tracking(value):
+                raise _no_tracking(self._op)
+        self._track = value
+        self._tracked_by = None
 
     # Parameters.
 
@@ -324,11 +267,11 @@ class Optimizer(ABC):
         group_of = [number for number, structure in enumerate(structures) for _ in structure.arrays]
         names = [name for structure in structures for name in structure.names or [""] * len(structure.arrays)]
         names = [name or str(place) for place, name in enumerate(names)]
-        self._refuse_bad_arrays(op, arrays)
-        listed = _Places(op, arrays)
+        refuse_bad_arrays(op, arrays)
+        listed = Places(op, arrays)
         parameters = [arrays[i] for i in listed.first]
         slots = [self._new_slots(parameter) for parameter in parameters]
-        masters = [self._new_master(parameter) for parameter in parameters]
+        masters = [float32_copy(p) if self._master and p.itemsize == 2 else None for p in parameters]
         # Every group has two numbers in the plan: with its decay and, for the names that no_decay excludes, without.
         plain = [any(fnmatch.fnmatchcase(names[i], pattern) for pattern in self._no_decay) for i in listed.first]
         self._inputs: dict[str, Any] = {
@@ -346,7 +289,7 @@ class Optimizer(ABC):
         for number, i in enumerate(listed.first):
             self._members[group_of[i]].append(number)
         self._group_key = itemgetter(*self._group_names(), "l1")
-        self._plans, self._bound, self._waiting = {}, None, None
+        self._plans, self._bound, self._waiting, self._tracked_by = {}, None, None, None
         self._steps = 0
         try:
             self._plan(backend)
@@ -354,7 +297,7 @@ class Optimizer(ABC):
             self.groups = []
             raise _checks.explain(op, rejected, {"params": parameters}) from None
 
-    def _grouped(self, op: str, params: Any) -> tuple[list[_Structure], list[dict[str, Any]]]:
+    def _grouped(self, op: str, params: Any) -> tuple[list[Structure], list[dict[str, Any]]]:
         if isinstance(params, (list, tuple)) and params and all(isinstance(entry, Mapping) for entry in params):
             structures, groups = [], []
             for number, entry in enumerate(params):
@@ -367,24 +310,10 @@ class Optimizer(ABC):
                     got = _checks.Words(", ".join(sorted(map(repr, unknown))))
                     raise _checks.error(ValueError, op, f"params[{number}]", f"the keys {words}", got)
                 values = {name: self._number(name, entry.get(name, self._defaults[name])) for name in self._defaults}
-                structures.append(_Structure(op, entry["params"]))
+                structures.append(Structure(op, entry["params"]))
                 groups.append({"params": entry["params"], **values})
             return structures, groups
-        return [_Structure(op, params)], [{"params": params, **self._defaults}]
-
-    def _refuse_bad_arrays(self, op: str, arrays: list[Any]) -> None:
-        from kitae.reference._arrays import array_argument
-
-        on_gpu = _checks.is_cupy(arrays[0])
-        for i, array in enumerate(arrays):
-            if on_gpu:  # the native code looks at the rest
-                if not _checks.is_cupy(array):
-                    raise _checks.not_an_array(op, f"params[{i}]", array)
-                continue
-            try:
-                array_argument(array, "params", write=True, index=i)
-            except Rejected as rejected:
-                raise _checks.explain(op, rejected, {"params": arrays}) from None
+        return [Structure(op, params)], [{"params": params, **self._defaults}]
 
     def _new_slots(self, parameter: Any) -> list[Any]:
         kind = np.float64 if parameter.dtype == np.float64 else np.float32
@@ -392,13 +321,6 @@ class Optimizer(ABC):
         for slot, name in zip(slots, self._slots(), strict=True):
             slot.fill(self._initial(name))
         return slots
-
-    def _new_master(self, parameter: Any) -> Any:
-        if not self._master or parameter.itemsize != 2:
-            return None
-        master = _dispatch.empty_beside(parameter, np.float32)
-        master[...] = parameter
-        return master
 
     def _slot_arrays(self, name: str) -> list[Any]:
         """The arrays themselves that hold the state of this name, one a parameter."""
@@ -409,6 +331,8 @@ class Optimizer(ABC):
 
     def _plan(self, backend: ModuleType) -> Any:
         plan = backend.OptimizerPlan(**self._inputs)
+        if self._track and not plan.set_tracking(True):
+            raise _no_tracking(self._op)
         self._plans[backend.__name__] = plan
         self._keys: list[Any] = [None] * len(self.groups)
         return plan
@@ -511,6 +435,7 @@ class Optimizer(ABC):
         except Rejected as rejected:
             raise self._explain(op, rejected, arrays) from None
         self._last = last
+        self._tracked_by = plan if self._track else None
         self._waiting, self._lag = plan if last[2] < 0 else None, lag
         if last[0]:
             self._steps += 1
@@ -596,33 +521,32 @@ class Optimizer(ABC):
                 got = _checks.Words(f"{len(loaded)}")
                 raise _checks.error(ValueError, op, f"slots[{name!r}]", f"{len(targets[name])} arrays", got)
             for i, (target, array) in enumerate(zip(targets[name], loaded, strict=True)):
-                self._check_loaded(op, f"slots[{name!r}][{i}]", target, array)
+                check_loaded(op, f"slots[{name!r}][{i}]", target, array)
                 if target is not None:
                     pairs.append((target, array))
-        from kitae.reference._arrays import flush
-
         for target, array in pairs:
-            if _checks.is_cupy(target):
-                with target.device:
-                    target.set(flush(array.get() if _checks.is_cupy(array) else array))
-            else:
-                target[...] = flush(array)
+            write_loaded(target, array)
         for group, values in zip(self.groups, groups, strict=True):
             group.update(values)
         self.steps = steps
         self._push_numbers()
 
-    @staticmethod
-    def _check_loaded(op: str, argument: str, target: np.ndarray | None, array: Any) -> None:
-        if target is None:
-            if array is not None:
-                raise _checks.error(ValueError, op, argument, "None", array)
-            return
-        if not isinstance(array, np.ndarray) and not (_checks.is_cupy(target) and _checks.is_cupy(array)):
-            raise _checks.not_an_array(op, argument, array)
-        if array.shape != target.shape or array.dtype != target.dtype:
-            expected = f"shape {target.shape}, dtype {target.dtype}"
-            raise _checks.error(ValueError, op, argument, expected, array)
+
+def _no_tracking(op: str) -> Exception:
+    got = _checks.Words("True, which the CUDA backend does not measure yet")
+    return _checks.error(ValueError, op, "track", "False for parameters on a GPU", got)
+
+
+def _parameter_stats(sums: tuple[float, ...]) -> ParameterStats:
+    nonfinite, squares, update, weight, update_squares, weight_squares = sums
+    norms = math.sqrt(update_squares), math.sqrt(weight_squares)
+    return ParameterStats(math.sqrt(squares), int(nonfinite), _ratio(update, weight), _ratio(*norms))
+
+
+def _ratio(update: float, weight: float) -> float:
+    if weight == 0:
+        return math.nan if update == 0 or math.isnan(update) else math.inf
+    return update / weight
 
 
 def _common(l1: Any, max_norm: Any, nonfinite: Any, master: Any, no_decay: Any) -> dict[str, Any]:

@@ -118,6 +118,7 @@ struct Row {
 // One function a file, appending its rows; golden_test.cpp calls them all.
 void add_number_rows(std::vector<Row>& rows);
 void add_normalization_rows(std::vector<Row>& rows);
+void add_layer_normalization_rows(std::vector<Row>& rows);
 void add_dropout_rows(std::vector<Row>& rows);
 void add_optimizer_rows(std::vector<Row>& rows);
 

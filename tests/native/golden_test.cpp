@@ -35,6 +35,7 @@ int main(int argc, char** argv) {
   std::vector<kitae::golden::Row> rows;
   kitae::golden::add_number_rows(rows);
   kitae::golden::add_normalization_rows(rows);
+  kitae::golden::add_layer_normalization_rows(rows);
   kitae::golden::add_dropout_rows(rows);
   kitae::golden::add_optimizer_rows(rows);
 

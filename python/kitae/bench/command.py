@@ -19,6 +19,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--quick", action="store_true", help="few sizes and blocks: about a minute")
     made.add_argument("--filter", default="", metavar="WORDS", help='rows that have all these words, as "adam MLP"')
     made.add_argument("--threads", type=_counts, metavar="N[,N]", help="numbers of threads (default: 1,2)")
+    made.add_argument(
+        "--dtype",
+        type=_dtypes,
+        default=("float32",),
+        metavar="NAME[,NAME]",
+        help="float32 (default: all rows), float64, bfloat16 (the quick rows)",
+    )
     made.add_argument("--json", type=Path, metavar="FILE", help="save every measurement")
     made.add_argument("--plot", type=Path, metavar="FILE", help="save a picture (needs matplotlib)")
     made.add_argument("--seconds", type=float, metavar="N", help="on cuda: begin no row after this time")
@@ -34,6 +41,13 @@ def _counts(text: str) -> tuple[int, ...]:
     if not counts or min(counts) < 1:
         raise argparse.ArgumentTypeError(f"expected positive integers such as 1,2, got {text!r}")
     return counts
+
+
+def _dtypes(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if not set(names) <= {"float32", "float64", "bfloat16"}:
+        raise argparse.ArgumentTypeError(f"expected float32, float64, bfloat16, separated by commas, got {text!r}")
+    return names
 
 
 def _check_files(chosen: argparse.Namespace) -> None:
@@ -56,8 +70,8 @@ def _on_cuda(chosen: argparse.Namespace) -> int:
     if chosen.list:
         print("\n".join(row.name for row in rows))
         return 0
-    if chosen.plot is not None or chosen.threads is not None:
-        parser().error("--plot and --threads are for --device cpu")
+    if chosen.plot is not None or chosen.threads is not None or chosen.dtype != ("float32",):
+        parser().error("--plot, --threads and --dtype are for --device cpu")
     _check_files(chosen)
     try:
         _dispatch.cuda("bench", "--device cuda")
@@ -83,8 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser().parse_args(arguments)
     if chosen.device == "cuda":
         return _on_cuda(chosen)
-    plan = suite.planned(chosen.quick, chosen.filter, chosen.threads)
-    rows = suite.rows(plan)
+    plan = suite.planned(chosen.quick, chosen.filter, chosen.threads, chosen.dtype)
+    rows = [row for dtype in plan.dtypes for row in suite.rows(plan, dtype=dtype)]
     if not rows:
         parser().error(f"--filter: expected words of a row's name (see --list), got {chosen.filter!r}")
     if chosen.list:

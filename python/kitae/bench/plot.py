@@ -14,7 +14,7 @@ def save(results: dict[str, Any], path: Path) -> None:
         raise ModuleNotFoundError("--plot: expected matplotlib, not installed; pip install 'kitae[plot]'") from error
     measured = lines(results)
     most = max(line.threads for line in measured)
-    measured = [line for line in measured if line.threads == most]
+    measured = [line for line in measured if line.threads == most and line.dtype == "float32"]
     ops = list(dict.fromkeys(line.op for line in measured))
     figure = Figure(figsize=(9, 1.2 + 0.42 * len(ops)), layout="constrained")
     axes = figure.subplots()

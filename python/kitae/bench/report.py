@@ -1,6 +1,6 @@
 """What the measurements say: speed-ups, GB/s, shares of a copy; geometric means, worst rows, and rows that lose."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,14 @@ Entry = dict[str, Any]
 Row = dict[str, Any]
 
 OP_NAMES = {
+    "convolutional_step": "convolutional network, training step",
     "batch_norm": "batch norm, training",
     "batch_norm_relu": "batch norm + ReLU, training",
     "batch_norm_inference": "batch norm, inference",
     "batch_norm_backward": "batch norm, backward",
     "batch_norm_relu_backward": "batch norm + ReLU, backward",
+    "layer_norm": "layer norm",
+    "layer_norm_backward": "layer norm, backward",
     "dropout": "dropout",
     "dropout_backward": "dropout, backward",
     "sgd": "SGD",
@@ -42,9 +45,11 @@ OP_NAMES = {
 }
 FAMILY_NAMES = {
     "batch_norm": "batch norm",
+    "layer_norm": "layer norm",
     "dropout": "dropout",
     "optimizers": "optimizers",
     "clipping": "clipping",
+    "network": "networks",
     "torch_face": "through PyTorch",
 }
 
@@ -56,6 +61,7 @@ class Line:
     family: str
     op: str
     size: str
+    dtype: str
     variant: str
     destination: str
     threads: int
@@ -73,7 +79,8 @@ class Line:
     @property
     def label(self) -> str:
         how = {"reused": "out=", "fresh": "", "in place": self.variant}[self.destination]
-        return f"{OP_NAMES.get(self.op, self.op)}, {self.size}{', ' + how if how else ''}"
+        words = [OP_NAMES.get(self.op, self.op), self.size, self.dtype if self.dtype != "float32" else "", how]
+        return ", ".join(filter(None, words))
 
 
 def lines(results: dict[str, Any]) -> list[Line]:
@@ -101,6 +108,7 @@ def _line(row: Row, ours: Entry) -> Line:
         family=row["family"],
         op=row["op"],
         size=row["size"],
+        dtype=row["dtype"],
         variant=ours["variant"],
         destination=ours["destination"],
         threads=ours["threads"],
@@ -233,19 +241,29 @@ def text(results: dict[str, Any]) -> str:
 
 def _means(measured: Sequence[Line]) -> list[tuple[str, ...]]:
     rows = []
-    families = [family for family in FAMILY_NAMES if any(line.family == family for line in measured)]
-    for family in (*families, None):
-        for count in sorted({line.threads for line in measured}):
-            chosen = [line for line in measured if line.threads == count and family in (None, line.family)]
+    for name, group in _groups(measured):
+        for count in sorted({line.threads for line in group}):
+            chosen = [line for line in group if line.threads == count]
             rows.append(
                 (
-                    FAMILY_NAMES[family] if family else "all",
+                    name,
                     str(count),
                     *(ratio_text(mean_speedup(chosen, peer)) for peer in PEERS),
                     f"{geometric_mean([line.share for line in chosen]):.0%}",
                 )
             )
     return rows
+
+
+def _groups(measured: Sequence[Line]) -> Iterator[tuple[str, list[Line]]]:
+    """float32 by family and as a whole; other dtypes by family."""
+    for dtype in dict.fromkeys(line.dtype for line in measured):
+        of_dtype = [line for line in measured if line.dtype == dtype]
+        suffix = "" if dtype == "float32" else f", {dtype}"
+        for family in (*FAMILY_NAMES, None) if dtype == "float32" else FAMILY_NAMES:
+            chosen = [line for line in of_dtype if family in (None, line.family)]
+            if chosen:
+                yield (FAMILY_NAMES[family] if family else "all") + suffix, chosen
 
 
 def aligned(header: Sequence[str], table: Sequence[Sequence[str]]) -> str:
@@ -270,14 +288,15 @@ def markdown(results: dict[str, Any]) -> str:
         return on_cuda.markdown(results)
     measured = lines(results)
     most = max(line.threads for line in measured)
-    measured = [line for line in measured if line.threads == most]
+    others = [line for line in measured if line.threads == most and line.dtype != "float32"]
+    measured = [line for line in measured if line.threads == most and line.dtype == "float32"]
     peers = [peer for peer in PEERS if any(peer in line.speedups for line in measured)]
     head = ["op", "rows", *(f"vs {_peer_in_words(peer)}" for peer in peers), "of a plain copy"]
     out = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
     ops = list(dict.fromkeys(line.op for line in measured))
-    for op in (*ops, None):
-        chosen = [line for line in measured if op in (None, line.op)]
-        cells = [OP_NAMES.get(op, op) if op else "**all**", str(len(chosen))]
+    groups = [(OP_NAMES.get(op, op), [line for line in measured if line.op == op]) for op in ops]
+    for name, chosen in [*groups, ("**all**", measured), *_groups(others)]:
+        cells = [name, str(len(chosen))]
         for peer in peers:
             slowest = min((line.speedups[peer] for line in chosen if peer in line.speedups), default=None)
             mean = ratio_text(mean_speedup(chosen, peer))

@@ -13,7 +13,7 @@ import numpy as np
 from kitae import _dispatch, _threads
 
 from . import machine
-from .cases import CASES, Case, Size, torch_face
+from .cases import CASES, Case, Size, networks, torch_face
 from .contenders import System, contenders, set_threads
 from .timing import Runner, Settings, Timing, race
 
@@ -23,7 +23,7 @@ FORMAT = 1
 
 Row = tuple[Case, Size]
 #: Rows whose caller is PyTorch come where it is installed.
-ALL_CASES = (*CASES, *(torch_face.CASES if find_spec("torch") else ()))
+ALL_CASES = (*CASES, *networks.CASES, *(torch_face.CASES if find_spec("torch") else ()))
 
 
 @dataclass(frozen=True)
@@ -34,27 +34,43 @@ class Plan:
     settings: Settings = field(default_factory=Settings)
     #: Who takes part; nobody named: all.
     systems: tuple[System, ...] = ()
+    #: float32 has all rows; other dtypes have the quick ones, of ops whose state has the parameters' dtype.
+    dtypes: tuple[str, ...] = ("float32",)
 
 
 QUICK_SETTINGS = Settings(blocks=3, fewest_blocks=3)
 
 
-def planned(quick: bool = False, filter: str = "", threads: tuple[int, ...] | None = None) -> Plan:
+def planned(
+    quick: bool = False,
+    filter: str = "",
+    threads: tuple[int, ...] | None = None,
+    dtypes: tuple[str, ...] = ("float32",),
+) -> Plan:
     """1 and 2 threads, or for a quick look as many as the machine has, at most 2."""
     most = min(2, machine.cores())
     default = (most,) if quick else tuple(sorted({1, most}))
-    return Plan(quick, filter, threads or default, QUICK_SETTINGS if quick else Settings())
+    return Plan(quick, filter, threads or default, QUICK_SETTINGS if quick else Settings(), dtypes=dtypes)
 
 
-def rows(plan: Plan, cases: Sequence[Case] = ALL_CASES) -> list[Row]:
-    """The rows of a plan; every word of the filter must occur in a row's family, op or size."""
+def rows(plan: Plan, cases: Sequence[Case] = ALL_CASES, dtype: str = "float32") -> list[Row]:
+    """The rows of a plan in one dtype; every word of the filter must occur in a row's family, op or size."""
     words = plan.filter.lower().split()
     return [
         (case, size)
         for case in cases
         for size in case.bench_sizes
-        if (size.quick or not plan.quick) and all(word in row_name(case, size).lower() for word in words)
+        if (size.quick or (not plan.quick and dtype == "float32"))
+        and _in_dtype(case, dtype)
+        and all(word in row_name(case, size).lower() for word in words)
     ]
+
+
+def _in_dtype(case: Case, dtype: str) -> bool:
+    if dtype == "float32":
+        return True
+    # kitae's optimizers keep float32 state and masters for 16-bit parameters, PyTorch's do not: other work.
+    return case.family != "torch_face" and (dtype == "float64" or "params" not in case.changes)
 
 
 def row_name(case: Case, size: Size) -> str:
@@ -66,30 +82,38 @@ def run(
 ) -> dict[str, Any]:
     """Measure the chosen rows, or every row of the plan; ``progress(done, planned, row)`` is told of each."""
     if chosen is None:
-        chosen = rows(plan)
+        tasks = [(*row, dtype) for dtype in plan.dtypes for row in rows(plan, dtype=dtype)]
+    else:
+        tasks = [(*row, "float32") for row in chosen]
     described = machine.description()  # first, because it says how busy the machine is without us
     threads = _threads.get_num_threads()
     begin = time.monotonic()
     measured = []
     try:
-        for case, size in chosen:
-            measured.append(measure(case, size, plan))
-            progress(len(measured), len(chosen), measured[-1])
+        for case, size, dtype in tasks:
+            measured.append(measure(case, size, plan, dtype))
+            progress(len(measured), len(tasks), measured[-1])
     finally:
         _threads.set_num_threads(threads)
     return {
         "format": FORMAT,
         "date": datetime.now(UTC).date().isoformat(),
         "machine": described,
-        "plan": {"quick": plan.quick, "filter": plan.filter, "threads": list(plan.threads), **asdict(plan.settings)},
+        "plan": {
+            "quick": plan.quick,
+            "filter": plan.filter,
+            "threads": list(plan.threads),
+            "dtypes": list(plan.dtypes),
+            **asdict(plan.settings),
+        },
         "seconds": round(time.monotonic() - begin, 1),
         "rows": measured,
     }
 
 
-def measure(case: Case, size: Size, plan: Plan) -> dict[str, Any]:
+def measure(case: Case, size: Size, plan: Plan, dtype: str = "float32") -> dict[str, Any]:
     """All contenders of one row and the copies of as many bytes, in one race."""
-    inputs = case.inputs(size, "float32")
+    inputs = case.inputs(size, dtype)
     assert case.traffic is not None
     traffic = case.traffic(inputs, machine.cache_bytes(2))
     entries: list[dict[str, Any]] = []
@@ -130,7 +154,7 @@ def measure(case: Case, size: Size, plan: Plan) -> dict[str, Any]:
         "family": case.family,
         "op": case.name,
         "size": size.label,
-        "dtype": "float32",
+        "dtype": dtype,
         "bytes": {"read": traffic.read, "written": traffic.written},
         "entries": [entry | rounded(timings[str(i)]) for i, entry in enumerate(entries)],
     }

@@ -33,7 +33,7 @@ _LAYOUTS = {2: ("contiguous", "contiguous", "fortran"), 3: ("contiguous",), 4: (
 def sizes(case: Case, count: int, seed: int) -> list[Size]:
     """``count`` different problems for a case; the same for the same seed."""
     rng = np.random.default_rng([seed, *case.family.encode()])  # cases of a family share their shapes
-    draw = {"batch_norm": _images, "dropout": _flat}.get(case.family, _list)
+    draw = {"batch_norm": _images, "layer_norm": _tokens, "dropout": _flat}.get(case.family, _list)
     return [draw(rng) for _ in range(count)]
 
 
@@ -59,6 +59,16 @@ def _images(rng: np.random.Generator) -> Size:
     order = "channels last" if last else layout.replace("_", " ").replace("contiguous", "channels first")
     label = "x".join(map(str, shape)) + f" {order}"
     return Size(label, (shape,), axis=-1 if last else 1, layout=layout)
+
+
+def _tokens(rng: np.random.Generator) -> Size:
+    """(samples, features), or sequences of them."""
+    elements = _between(rng, 64, LARGEST)
+    features = _between(rng, 1, min(8192, elements // 2))
+    samples = max(2, elements // features)
+    length = _between(rng, 1, samples) if rng.random() < 0.5 else 0
+    shape = (max(1, samples // length), length, features) if length else (samples, features)
+    return Size("x".join(map(str, shape)), (shape,))
 
 
 def _flat(rng: np.random.Generator) -> Size:

@@ -71,6 +71,33 @@ def batch_norm_backward(dout, cache):
 
 
 # ---------------------------------------------------------------------------------------------------------
+# Layer normalization (Ba, Kiros and Hinton 2016)
+# ---------------------------------------------------------------------------------------------------------
+
+
+def layer_norm_forward(x, gamma, beta, *, eps=1e-5):
+    """y = gamma (x - mean) / sqrt(var + eps) + beta over the last axis; returns y and a cache."""
+    mean = x.mean(axis=-1, keepdims=True)
+    centred = x - mean
+    variance = np.mean(centred**2, axis=-1, keepdims=True)
+    std = np.sqrt(variance + eps)
+    normalized = centred / std
+    return gamma * normalized + beta, (std, normalized, gamma)
+
+
+def layer_norm_backward(dout, cache):
+    """dx, dgamma, dbeta."""
+    std, normalized, gamma = cache
+    samples = tuple(range(dout.ndim - 1))
+    dbeta = dout.sum(axis=samples)
+    dgamma = np.sum(dout * normalized, axis=samples)
+    dnormalized = dout * gamma
+    mean = dnormalized.mean(axis=-1, keepdims=True)
+    along = np.mean(dnormalized * normalized, axis=-1, keepdims=True)
+    return (dnormalized - mean - normalized * along) / std, dgamma, dbeta
+
+
+# ---------------------------------------------------------------------------------------------------------
 # Dropout (Srivastava et al. 2014)
 # ---------------------------------------------------------------------------------------------------------
 

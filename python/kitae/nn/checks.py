@@ -25,6 +25,35 @@ def shape(op: str, argument: str, value: NDArray[Any], expected: tuple[int, ...]
         raise _checks.error(ValueError, op, argument, f"shape {expected}, {meaning}", value)
 
 
+def image_shape(axes: int, channels: int | str = "in_channels") -> str:
+    """The words for the shape of a batch of images, or of signals."""
+    return f"(batch, {channels}, {'height, width' if axes == 2 else 'length'})"
+
+
+def per_axis(op: str, argument: str, value: Any, axes: int, *, low: int) -> tuple[int, ...]:
+    """An integer for every spatial axis, or a list of one for each."""
+    if isinstance(value, (list, tuple)):
+        if len(value) != axes:
+            expected = f"an integer, or {axes} of them"
+            raise _checks.error(ValueError, op, argument, expected, _checks.Words(f"{len(value)} entries"))
+        each = enumerate(value)
+        return tuple(_checks.integer(op, f"{argument}[{i}]", n, low=low, high=2**31 - 1) for i, n in each)
+    return (_checks.integer(op, argument, value, low=low, high=2**31 - 1),) * axes
+
+
+def padding(op: str, value: Any, axes: int) -> tuple[int, ...] | str:
+    if isinstance(value, str):
+        return str(_checks.one_of(op, "padding", value, ("same", "valid")))
+    return per_axis(op, "padding", value, axes, low=0)
+
+
+def in_dtype_of(op: str, argument: str, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """``array`` in the weights' dtype: values of a narrower one fit exactly."""
+    if array.dtype.itemsize > dtype.itemsize:
+        raise _checks.error(TypeError, op, argument, f"dtype {dtype}, that of W, or a narrower one", array)
+    return array.astype(dtype, copy=False)
+
+
 def after_forward(op: str, state: Any) -> Any:
     """The state that ``forward`` left for ``backward``."""
     if state is None:

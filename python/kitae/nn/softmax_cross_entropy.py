@@ -7,16 +7,21 @@ from numpy.typing import NDArray
 
 from kitae import _checks, _dispatch
 from kitae.nn import checks
+from kitae.nn.reduction import Loss
 
 FORWARD = "nn.SoftmaxCrossEntropy.forward"
 
 
-class SoftmaxCrossEntropy:
+class SoftmaxCrossEntropy(Loss):
     """loss = mean over the batch of log(sum_j exp(x_j)) - x_label;  dx = (softmax(x) - onehot(label)) / batch
 
     logits x: (batch, classes), any floating dtype, 16-bit computed in float32; at least one sample and one class.
     labels: integer class ids (batch,) or one-hot rows (batch, classes). The loss is a Python float, averaged in
     float64; dlogits is float32 or float64. A wrong type or dtype raises TypeError, a wrong shape or label ValueError.
+
+    ``reduction``: "mean" over the batch, or "sum" over it (dx is then not divided by the batch).
+    ``label_smoothing`` a in [0, 1): the target is (1 - a) onehot + a / classes (Szegedy et al. 2015, arXiv:1512.00567,
+    section 7), as in PyTorch and Keras.
 
     The maximum of each row is subtracted first, so large logits do not overflow, and the logarithm is taken of the
     sum and not of a probability, so the loss of a hopeless sample is finite; books add 1e-7 to the probability
@@ -24,9 +29,11 @@ class SoftmaxCrossEntropy:
     beside a Sequential and not in it.
     """
 
-    def __init__(self) -> None:
-        self._probabilities: NDArray[Any] | None = None
-        self._of_label: tuple[NDArray[Any], NDArray[Any]]
+    def __init__(self, *, reduction: str = "mean", label_smoothing: float = 0.0) -> None:
+        super().__init__(reduction=reduction)
+        op = "nn.SoftmaxCrossEntropy"
+        self.label_smoothing = _checks.number(op, "label_smoothing", label_smoothing, low=0, high=1, open_high=True)
+        self._of_label: tuple[Any, Any]
 
     def forward(self, logits: NDArray[Any], labels: NDArray[Any]) -> float:
         checks.float_array(FORWARD, "logits", logits, ndim=2)
@@ -35,23 +42,32 @@ class SoftmaxCrossEntropy:
             raise _checks.error(ValueError, FORWARD, "logits", "at least one sample and one class", logits)
         ids = class_ids(labels, batch, classes)
         dtype = checks.parameter_dtype(FORWARD, None, logits.dtype)
+        xp = _dispatch.array_module(logits)
         x = logits.astype(dtype)
-        x -= np.maximum.reduce(x, axis=1, keepdims=True)
-        self._of_label = np.arange(batch), ids
-        x_label = x[self._of_label]
-        np.exp(x, out=x)
-        total = np.add.reduce(x, axis=1, keepdims=True)
-        losses = np.log(total[:, 0]) - x_label
+        with np.errstate(invalid="ignore"):  # an infinite logit shows in the result
+            x -= x.max(axis=1, keepdims=True)
+        self._of_label = xp.arange(batch), ids
+        x_target = x[self._of_label]
+        if self.label_smoothing:
+            x_target *= 1 - self.label_smoothing
+            x_target += self.label_smoothing * x.mean(axis=1)
+        xp.exp(x, out=x)
+        total = x.sum(axis=1, keepdims=True)
+        losses = xp.log(total[:, 0]) - x_target
         x /= total
-        self._probabilities = x
-        return float(np.add.reduce(losses, dtype=np.float64)) / batch
+        self._kept = x
+        value = float(losses.sum(dtype=np.float64))
+        return value / batch if self.reduction == "mean" else value
 
     def backward(self) -> NDArray[Any]:
         """dlogits, made in the memory of the probabilities: once for each forward pass."""
-        dlogits = checks.after_forward("nn.SoftmaxCrossEntropy.backward", self._probabilities)
-        self._probabilities = None
-        dlogits[self._of_label] -= 1
-        dlogits /= dlogits.shape[0]
+        dlogits = checks.after_forward("nn.SoftmaxCrossEntropy.backward", self._kept)
+        self._kept = None
+        dlogits[self._of_label] -= 1 - self.label_smoothing
+        if self.label_smoothing:
+            dlogits -= self.label_smoothing / dlogits.shape[1]
+        if self.reduction == "mean":
+            dlogits /= dlogits.shape[0]
         return dlogits
 
 
@@ -67,7 +83,7 @@ def class_ids(labels: NDArray[Any], batch: int, classes: int) -> NDArray[Any]:
         raise _checks.error(ValueError, FORWARD, "labels", expected, labels)
     if labels.dtype.kind not in "iu":
         raise _checks.error(TypeError, FORWARD, "labels", "an integer dtype for class ids", labels)
-    low, high = np.minimum.reduce(labels), np.maximum.reduce(labels)
+    low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         found = _checks.Words(f"values from {low} to {high}")
         raise _checks.error(ValueError, FORWARD, "labels", f"class ids from 0 to {classes - 1}", found)

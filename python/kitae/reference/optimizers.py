@@ -8,6 +8,7 @@ import numpy as np
 
 from kitae._checks import Rejected
 from kitae.reference._arrays import array_argument, compute_type, flush, store, widen
+from kitae.reference._order import sum_in_order
 from kitae.reference.gradients import (
     RAISE,
     SCOPE_ALL,
@@ -15,13 +16,14 @@ from kitae.reference.gradients import (
     SCOPE_TENSOR,
     SKIP,
     ZERO,
-    clip_factor,
     finite_or_zero,
+    gradient_factor,
     norms_of,
 )
 
 Numbers = dict[str, float]
 Slots = list[np.ndarray]
+Tracked = tuple[float, ...]
 
 _SPLIT = 134217729.0  # 2**27 + 1
 
@@ -57,6 +59,11 @@ def bias_correction(beta: float, step: int) -> float:
 
 def _gradient_descent(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, slots: Slots) -> np.ndarray:
     return w + kind(n["gradient_gain"]) * g
+
+
+def _average(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, slots: Slots) -> np.ndarray:
+    gain = kind(n["gain"])
+    return g if gain == 1 else w + gain * (g - w)
 
 
 def _velocity(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, slots: Slots) -> np.ndarray:
@@ -146,6 +153,7 @@ _COMMON = {"weight_keep": 1.0, "l2": 0.0, "l1": 0.0}
 # name: (update, slots, names of its numbers)
 RULES: dict[str, tuple[Callable[..., np.ndarray], int, tuple[str, ...]]] = {
     "gradient_descent": (_gradient_descent, 0, _DESCENT),
+    "average": (_average, 0, ("gain",)),
     "velocity": (_velocity, 1, _DESCENT),
     "nesterov": (_nesterov, 1, _DESCENT),
     "adagrad": (_adagrad, 1, _ADAPTIVE),
@@ -189,6 +197,8 @@ class OptimizerPlan:
         self._numbers: list[Numbers] = [{**dict.fromkeys(names, 0.0), **_COMMON} for _ in range(group_count)]
         self._bound: list[Any] | None = None
         self._result = (True, 0.0, 0, -1, 0)
+        self._tracking = False
+        self._tracked: list[Tracked] = []
 
     @staticmethod
     def _check_state(array: Any, parameter: np.ndarray, dtype: np.dtype, argument: str, index: int) -> None:
@@ -220,6 +230,16 @@ class OptimizerPlan:
     def refresh(self) -> None:
         """Brings changed numbers to where a captured step reads them."""
 
+    def set_tracking(self, tracking: bool) -> bool:
+        """Whether steps fill tracked(); False where this backend can't."""
+        self._tracking, self._tracked = tracking, []
+        return True
+
+    def tracked(self) -> list[Tracked]:
+        """For each parameter of the last step (count of non-finite elements, then sums: squares of the gradient,
+        magnitudes of update and weight, squares of update and weight); waits for a GPU."""
+        return self._tracked
+
     def set_steps(self, steps: int) -> None:
         """Sets the number of steps written so far."""
         self._result = (*self._result[:4], steps)
@@ -249,6 +269,7 @@ class OptimizerPlan:
         self, grads: list[Any] | None, number: int, scope: int, max_norm: float, eps: float, nonfinite: int
     ) -> tuple[bool, float, int, int]:
         """One update; (written, norm, count of non-finite elements, first parameter with one); -1: not waited for."""
+        self._tracked = []
         found = self._step(grads, number, scope, max_norm, eps, nonfinite)
         self._result = (*found, number if found[0] else number - 1)
         return found
@@ -265,29 +286,32 @@ class OptimizerPlan:
             self._check_gradients(grads)
         zero = nonfinite == ZERO
         gradients, bad_elements = self._effective(grads, zero)
+        bad = sum(bad_elements)
         norm, first_bad = math.nan, -1
         factors = [1.0] * len(gradients)
         if scope != SCOPE_NONE or nonfinite in (RAISE, SKIP):
-            norm, each, first_bad = norms_of([np.zeros(0, np.float32) if g is None else g for g in gradients])
+            norm, each, first_bad, _ = norms_of([np.zeros(0, np.float32) if g is None else g for g in gradients])
             if first_bad >= 0 and nonfinite in (RAISE, SKIP):
                 return False, norm, 0, first_bad
             if scope in (SCOPE_ALL, SCOPE_TENSOR):
                 norms = each if scope == SCOPE_TENSOR else [norm] * len(each)
-                factors = [self._factor(n, max_norm, eps) for n in norms]
+                factors = [gradient_factor(n, max_norm, eps) for n in norms]
+        tracked = []
         with np.errstate(all="ignore"):
             for i, gradient in enumerate(gradients):
+                sums: tuple[float, ...] = (0.0,) * 5
                 if gradient is not None:
-                    self._update_one(i, gradient, factors[i], number)
-        return True, norm, bad_elements, first_bad
+                    before, after = self._update_one(i, gradient, factors[i], number)
+                    if self._tracking:
+                        sums = _sums_of_update(gradient, before, after)
+                tracked.append((bad_elements[i], *sums))
+        if self._tracking:
+            self._tracked = tracked
+        return True, norm, bad, first_bad
 
-    @staticmethod
-    def _factor(norm: float, max_norm: float, eps: float) -> float:
-        if max_norm > 0:
-            return clip_factor(norm, max_norm, eps)
-        return 0.0 if norm == 0.0 else 1.0 / norm
-
-    def _effective(self, grads: list[Any], zero: bool) -> tuple[list[np.ndarray | None], int]:
-        """Each parameter's gradient in its arithmetic type: the sum over the places where it is listed."""
+    def _effective(self, grads: list[Any], zero: bool) -> tuple[list[np.ndarray | None], list[int]]:
+        """Each parameter's gradient in its arithmetic type, the sum over the places where it is listed, and its number
+        of non-finite elements."""
         gradients: list[np.ndarray | None] = [None] * len(self._parameters)
         for grad, (number, axes) in zip(grads, self._places, strict=True):
             if grad is None:
@@ -296,12 +320,13 @@ class OptimizerPlan:
             total = gradients[number]
             with np.errstate(all="ignore"):
                 gradients[number] = value if total is None else total + value
-        bad = sum(int(np.count_nonzero(~np.isfinite(g))) for g in gradients if g is not None)
+        bad = [0 if g is None else int(np.count_nonzero(~np.isfinite(g))) for g in gradients]
         if zero:
             gradients = [None if g is None else finite_or_zero(g) for g in gradients]
         return gradients, bad
 
-    def _update_one(self, i: int, g: np.ndarray, factor: float, step: int) -> None:
+    def _update_one(self, i: int, g: np.ndarray, factor: float, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The parameter before and after, in its arithmetic type."""
         parameter, master, state = self._parameters[i], self._masters[i], self._slots[i]
         n = self._numbers[self._groups[i]]
         kind = compute_type(parameter.dtype)
@@ -313,9 +338,18 @@ class OptimizerPlan:
             sign = np.where(w > 0, kind(1), np.where(w < 0, kind(-1), kind(0)))
             g = (g + kind(n["l2"]) * w) + kind(n["l1"]) * sign
         slots = list(state)
+        before = w
         w = self._update(n, kind, step, w * kind(n["weight_keep"]), g, slots)
         for slot, value in zip(state, slots, strict=True):
             slot[...] = flush(value)
         if master is not None:
             master[...] = w
         store(parameter, w)
+        return before, w
+
+
+def _sums_of_update(gradient: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[float, ...]:
+    g, weight = gradient.astype(np.float64), before.astype(np.float64)
+    update = after.astype(np.float64) - weight
+    terms = (g * g, np.abs(update), np.abs(weight), update * update, weight * weight)
+    return tuple(sum_in_order(term.reshape(-1)) for term in terms)

@@ -1,6 +1,7 @@
-"""PyTorch's CPU tensors as NumPy arrays over the same memory, a list in one call."""
+"""PyTorch's tensors as NumPy or CuPy arrays over the same memory; those of the CPU a list in one call."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from kitae import _checks, _dispatch
 from kitae._checks import Rejected
+from kitae.torch import _gpu
 
 try:
     EXCHANGE = _dispatch.cpu().Exchange(torch.Tensor)
@@ -18,7 +20,7 @@ except AttributeError:
 def arrays(op: str, argument: str, tensors: list[Any]) -> list[Any]:
     """The tensors' memory as arrays; None stays None. Nothing is copied. ``argument`` names the whole list."""
     try:
-        return EXCHANGE.arrays(tensors)
+        return _arrays(tensors)
     except Rejected as rejected:
         place = rejected.index
         raise _checks.tensor_refused(op, f"{argument}[{place}]", rejected.reason, tensors[place]) from None
@@ -30,10 +32,49 @@ def named_arrays(op: str, names: Sequence[str], tensors: list[Any]) -> list[Any]
         for place, tensor in enumerate(tensors):  # of a list, those in C order are not asked
             if tensor is not None and tensor.is_neg():
                 raise Rejected("tensors", "negated", place)
-        return EXCHANGE.arrays(tensors)
+        return _arrays(tensors)
     except Rejected as rejected:
         place = rejected.index
         raise _checks.tensor_refused(op, names[place], rejected.reason, tensors[place]) from None
+
+
+def _arrays(tensors: list[Any]) -> list[Any]:
+    if not any(map(_gpu.holds, tensors[:1])):
+        try:
+            return EXCHANGE.arrays(tensors)
+        except Rejected as rejected:
+            if not _gpu.holds(tensors[rejected.index]):
+                raise
+    made = []
+    for place, tensor in enumerate(tensors):
+        try:
+            made.append(_gpu.view(tensor) if _gpu.holds(tensor) else EXCHANGE.arrays([tensor])[0])
+        except Rejected as rejected:
+            raise Rejected("tensors", rejected.reason, place) from None
+    return made
+
+
+def holds(tensors: list[Any], arrays: list[Any]) -> bool:
+    """Whether each array still is the memory of its tensor. Rejected where a tensor has none."""
+    if all(type(array) is np.ndarray for array in arrays):
+        return EXCHANGE.first_other(tensors, arrays) < 0
+    return all(
+        array is now or (type(array) is np.ndarray and EXCHANGE.first_other([tensor], [array]) < 0)
+        for tensor, array, now in zip(tensors, arrays, _arrays(tensors), strict=True)
+    )
+
+
+_NOWHERE = nullcontext()
+
+
+def stream_of(array: Any) -> AbstractContextManager[None]:
+    """Where work on an array is queued: PyTorch's current stream of its device; on the CPU nothing is queued."""
+    return _NOWHERE if type(array) is np.ndarray else _gpu.stream(array.device.id)
+
+
+def bytes_of(bits: Any) -> Any:
+    """A uint8 tensor's memory."""
+    return _gpu.view(bits) if _gpu.holds(bits) else bits.numpy()
 
 
 def memory_order(array: np.ndarray) -> list[int] | None:

@@ -18,7 +18,8 @@ def _call(backward: bool, source: Any, out: Any, bits: Any, order: Any, p: float
     backend = _dispatch.backend_for(x, _OP, argument)
     call = backend.dropout_backward if backward else backend.dropout_forward
     try:
-        call(x, y, bits.numpy(), _threshold(p), _keep_scale(p, "inverted"), seed, 0)
+        with _tensors.stream_of(x):
+            call(x, y, _tensors.bytes_of(bits), _threshold(p), _keep_scale(p, "inverted"), seed, 0)
     except _checks.Rejected as rejected:
         raise _explain(_OP, rejected, x, argument, y) from None
 
@@ -28,7 +29,7 @@ def _drop(x: torch.Tensor, p: float, inplace: bool) -> tuple[torch.Tensor, torch
     y = x if inplace else torch.empty_like(x)
     source, out = _tensors.named_arrays(_OP, ("input", "output"), [x, y])
     order = _tensors.memory_order(source)
-    bits = torch.empty(_bytes_of_bits(source.size), dtype=torch.uint8, device="cpu")
+    bits = torch.empty(_bytes_of_bits(source.size), dtype=torch.uint8, device=x.device)
     seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_())
     _call(False, source, out, bits, order, p, seed)
     return y, bits, order, seed

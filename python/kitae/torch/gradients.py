@@ -9,7 +9,7 @@ import torch
 
 import kitae
 from kitae import _checks
-from kitae.torch import _tensors
+from kitae.torch import _gpu, _tensors
 
 Tensors: TypeAlias = torch.Tensor | Iterable[torch.Tensor]
 
@@ -29,7 +29,8 @@ def clip_grad_norm_(
     Differs from PyTorch: the norm is summed in double in a fixed order, and does not overflow (128 gradients of 1e19
     have a norm; PyTorch's is inf, and zeroes them); with ``error_if_nonfinite`` nothing is written before the
     RuntimeError; ``max_norm <= 0`` is a ValueError (PyTorch zeroes, or turns signs); ``norm_type`` other than 2 is
-    refused. Gradients are float32, float64, float16 or bfloat16 on the CPU.
+    refused. Gradients are float32, float64, float16 or bfloat16 on the CPU or on one CUDA device, where the norm is a
+    tensor there and is not waited for unless ``error_if_nonfinite``.
     """
     op = "torch.clip_grad_norm_"
     max_norm = _checks.number(op, "max_norm", max_norm, low=0, open_low=True, infinite=True)
@@ -38,12 +39,20 @@ def clip_grad_norm_(
         raise _checks.error(ValueError, op, "norm_type", expected, norm_type)
     grads, arrays = _gradients(op, parameters)
     kind = torch.float64 if any(grad.dtype == torch.float64 for grad in grads) else torch.float32
+    if not arrays:
+        return torch.tensor(0.0, device="cpu")
     try:
-        norm = kitae.clip_grad_norm(arrays, max_norm, nonfinite="raise" if error_if_nonfinite else "propagate")
+        with _tensors.stream_of(arrays[0]):
+            norm = kitae.clip_grad_norm(arrays, max_norm, nonfinite="raise" if error_if_nonfinite else "propagate")
+        if error_if_nonfinite:
+            kitae.check()  # a GPU has not answered yet
     except FloatingPointError as error:
         raise RuntimeError(str(error)) from None
     torch.autograd.graph.increment_version(grads)
-    return torch.tensor(norm, dtype=kind, device="cpu")
+    if isinstance(norm, float):
+        return torch.tensor(norm, dtype=kind, device="cpu")
+    with _tensors.stream_of(norm):
+        return _gpu.tensor_of(norm).to(kind)
 
 
 def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | None = None) -> None:
@@ -54,7 +63,10 @@ def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | Non
     op = "torch.clip_grad_value_"
     clip_value = _checks.number(op, "clip_value", clip_value, low=0, open_low=True, infinite=True)
     grads, arrays = _gradients(op, parameters)
-    kitae.clip_grad_value(arrays, clip_value)
+    if not arrays:
+        return
+    with _tensors.stream_of(arrays[0]):
+        kitae.clip_grad_value(arrays, clip_value)
     torch.autograd.graph.increment_version(grads)
 
 

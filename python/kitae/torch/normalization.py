@@ -32,7 +32,8 @@ def _normalize(
     )
     keep = 1.0 - momentum
     arguments = (source, gamma, beta, mean, var, training, 1, eps, keep, True, None, 0.01, None, "propagate", out)
-    _, saved = _forward(op, *arguments)
+    with _tensors.stream_of(source):
+        _, saved = _forward(op, *arguments)
     saved._x = saved._gamma = None  # autograd keeps the tensors
     return y, x, saved
 
@@ -79,7 +80,8 @@ def _gradients(
     names = ("gradient", "input", "weight", "gradient", "weight", "bias")
     dout, saved._x, saved._gamma, *out = _tensors.named_arrays(op, names, [gradient, x, weight, dx, dweight, dbias])
     try:
-        _backward(op, dout, saved, *out)
+        with _tensors.stream_of(dout):
+            _backward(op, dout, saved, *out)
     finally:
         saved._x = saved._gamma = None
     return dx, dweight, dbias
@@ -90,7 +92,8 @@ class _Forward(torch.nn.modules.batchnorm._BatchNorm):
 
     Everything but ``forward`` is PyTorch's: constructor, ``momentum`` (the weight of the new value; None: a cumulative
     average), ``affine``, ``track_running_stats``, ``num_batches_tracked``, state dict. Input float32, float64, float16
-    or bfloat16 on the CPU, contiguous or channels_last (kept, nothing is copied; an input with gaps is copied inside).
+    or bfloat16 on the CPU or a CUDA device, contiguous or channels_last (kept, nothing is copied; an input with gaps is
+    copied inside).
     Weights float32, float64, or the input's dtype.
 
     Differs from PyTorch: sums in double around each channel's first element, so that a constant channel gives exactly

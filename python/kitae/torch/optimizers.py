@@ -9,8 +9,9 @@ import torch
 
 from kitae import _checks, _dispatch
 from kitae._checks import Rejected
+from kitae._parameters import Places
 from kitae.gradients import CLIP_EPS, NONFINITE_CODES, SCOPE_CODES
-from kitae.optimizers import Numbers, _Places
+from kitae.optimizers import Numbers
 from kitae.torch import _tensors
 
 Group = Mapping[str, Any]
@@ -58,15 +59,16 @@ class _RulePlan:
         self.backend = _dispatch.backend_for(values[0], self.op, "params")
         self.numbers: dict[int, Numbers] = {}
         try:
-            self.plan = self.backend.OptimizerPlan(
-                rule=self.rule,
-                parameters=[_tensors.transposed(value, order) for value, order in zip(values, orders, strict=True)],
-                masters=[None] * len(members),
-                slots=[[_tensors.transposed(slot[i], order) for slot in slots] for i, order in enumerate(orders)],
-                groups=self.groups,
-                places=list(enumerate(orders)),
-                group_count=self.group_count,
-            )
+            with _tensors.stream_of(values[0]):
+                self.plan = self.backend.OptimizerPlan(
+                    rule=self.rule,
+                    parameters=[_tensors.transposed(value, order) for value, order in zip(values, orders, strict=True)],
+                    masters=[None] * len(members),
+                    slots=[[_tensors.transposed(slot[i], order) for slot in slots] for i, order in enumerate(orders)],
+                    groups=self.groups,
+                    places=list(enumerate(orders)),
+                    group_count=self.group_count,
+                )
         except Rejected as rejected:
             raise _checks.explain(self.op, rejected, {"params": values}) from None
 
@@ -84,7 +86,7 @@ class _RulePlan:
         if _dispatch.backend_for(self.arrays[0], self.op, "params") is not self.backend:
             return False
         try:
-            return _tensors.EXCHANGE.first_other(self.tensors(params, state), self.arrays) < 0
+            return _tensors.holds(self.tensors(params, state), self.arrays)
         except (KeyError, TypeError, Rejected):
             return False
 
@@ -108,16 +110,17 @@ class _RulePlan:
             self.counts[... if len(present) == len(own) else present] += 1
 
     def _call(self, grads: list[Any], step: int, fresh: bool, numbers: Callable[[int, int, bool], Numbers]) -> None:
-        for group in self.distinct_groups:
-            values = numbers(group, step, fresh)
-            if values != self.numbers.get(group):
-                self.plan.set_numbers(group, values)
-                self.numbers[group] = values
-        try:
-            self.plan.step(grads, step, _NO_NORM, 0.0, CLIP_EPS, _PROPAGATE)
-        except Rejected as rejected:
-            wanted = {"grads": "the parameter's, or float32"}
-            raise _checks.explain(self.op, rejected, {"grads": grads}, wanted) from None
+        with _tensors.stream_of(self.arrays[0]):
+            for group in self.distinct_groups:
+                values = numbers(group, step, fresh)
+                if values != self.numbers.get(group):
+                    self.plan.set_numbers(group, values)
+                    self.numbers[group] = values
+            try:
+                self.plan.step(grads, step, _NO_NORM, 0.0, CLIP_EPS, _PROPAGATE)
+            except Rejected as rejected:
+                wanted = {"grads": "the parameter's, or float32"}
+                raise _checks.explain(self.op, rejected, {"grads": grads}, wanted) from None
 
 
 def _laid_out_like(op: str, argument: str, state: Any, parameter: Any, order: list[int] | None) -> Any:
@@ -278,14 +281,15 @@ class _Optimizer(torch.optim.Optimizer):
             if arrays[place] is not None or (started and (names or self._counted)):
                 planned.append((place, number, started))
         self._refuse_bad_parameters(op, [params[place] for place, *_ in planned])
-        plans: dict[str, _RulePlan] = {}
+        plans: dict[tuple[str, Any], _RulePlan] = {}
         for place, number, started in planned:
             rule, names = self._rule(self.param_groups[number])
             if not started:
                 self._start(params[place], names)
-            if rule not in plans:
-                plans[rule] = _RulePlan(op, rule, names, self._counted, len(self.param_groups))
-            plans[rule].add(place, number, fresh=not started)
+            kind = rule, params[place].device
+            if kind not in plans:
+                plans[kind] = _RulePlan(op, rule, names, self._counted, len(self.param_groups))
+            plans[kind].add(place, number, fresh=not started)
         for plan in plans.values():
             plan.finish(params, self.state)
         self._idle = tuple(set(range(len(params))).difference(place for place, *_ in planned))
@@ -295,7 +299,7 @@ class _Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             self._check_group(group)  # a checkpoint may have brought options
         values = _tensors.arrays(op, "params", parameters)
-        if len(_Places(op, values).first) < len(values):
+        if len(Places(op, values).first) < len(values):
             got = _checks.Words("several with the same memory")
             raise _checks.error(ValueError, op, "params", "tensors with memory of their own", got)
 

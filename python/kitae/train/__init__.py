@@ -4,6 +4,7 @@ from kitae.train.callback import Callback, CallbackList, LambdaCallback
 from kitae.train.checkpoint import load_checkpoint, save_checkpoint
 from kitae.train.csv_logger import CSVLogger
 from kitae.train.curves import plot_history, plot_range_test
+from kitae.train.doctor import Doctor, Finding
 from kitae.train.early_stopping import EarlyStopping, TerminateOnNaN
 from kitae.train.fine_tuning import (
     freeze,
@@ -27,6 +28,14 @@ from kitae.train.metrics import (
     recall,
 )
 from kitae.train.model_checkpoint import ModelCheckpoint
+from kitae.train.pictures import (
+    plot_activation_histograms,
+    plot_gradient_histograms,
+    plot_learning_rate,
+    plot_run,
+    plot_update_ratios,
+)
+from kitae.train.population_statistics import precise_batch_norm
 from kitae.train.range_test import RangeTest, compare_learning_rates, learning_rate_range_test
 from kitae.train.schedules import (
     Constant,
@@ -44,7 +53,9 @@ from kitae.train.schedules import (
     Step,
     WarmUp,
 )
+from kitae.train.tensorboard import TensorBoard
 from kitae.train.trainer import Trainer
+from kitae.train.truncated_bptt import TruncatedBPTT
 
 __all__ = [
     "CSVLogger",
@@ -53,8 +64,10 @@ __all__ = [
     "Constant",
     "Cosine",
     "CosineRestarts",
+    "Doctor",
     "EarlyStopping",
     "Exponential",
+    "Finding",
     "History",
     "InverseTime",
     "LambdaCallback",
@@ -70,8 +83,10 @@ __all__ = [
     "Schedule",
     "Sequence",
     "Step",
+    "TensorBoard",
     "TerminateOnNaN",
     "Trainer",
+    "TruncatedBPTT",
     "WarmUp",
     "accuracy",
     "binary_accuracy",
@@ -86,8 +101,14 @@ __all__ = [
     "mean_absolute_error",
     "of_whole_set",
     "parameter_groups",
+    "plot_activation_histograms",
+    "plot_gradient_histograms",
     "plot_history",
+    "plot_learning_rate",
     "plot_range_test",
+    "plot_run",
+    "plot_update_ratios",
+    "precise_batch_norm",
     "precision",
     "recall",
     "replace_last_layers",

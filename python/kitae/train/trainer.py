@@ -5,7 +5,8 @@ from itertools import chain, islice
 from typing import Any
 
 from kitae import _checks, _dispatch
-from kitae.train import binding, feeding, losses
+from kitae.nn.losses import loss as find_loss
+from kitae.train import binding, feeding
 from kitae.train import metrics as _metrics
 from kitae.train.callback import Callback, CallbackList, Logs
 from kitae.train.history import History
@@ -22,9 +23,9 @@ class Trainer:
 
     model: any layer: ``forward(x, training)``, ``backward(dout)``, ``params``, ``grads`` (overwritten in place),
     ``buffers``. loss: an object with ``forward(outputs, targets) -> float``, the mean over the batch, and ``backward()
-    -> dout``; or a name: "softmax_cross_entropy", "sigmoid_cross_entropy", "mean_squared_error",
-    "reconstruction_cross_entropy". optimizer: one of kitae's, attached to arrays of ``model.params`` or not yet; the
-    first ``fit`` attaches it.
+    -> dout``; or a name that ``kitae.nn.loss`` knows: "softmax_cross_entropy", "sigmoid_cross_entropy",
+    "mean_squared_error", "reconstruction_cross_entropy". optimizer: one of kitae's, attached to arrays of
+    ``model.params`` or not yet; the first ``fit`` attaches it.
     schedule: an object with ``lr_at(step, base_lr)`` and ``per`` (kitae.train.Exponential and others); base rates are
     those that the optimizer's groups have at the first ``fit``, and groups keep their ratio.
     metrics: names ("accuracy", "binary_accuracy", "mean_absolute_error", "precision", "recall", "f1") or functions of
@@ -63,7 +64,7 @@ class Trainer:
         if isinstance(metrics, str):
             raise _checks.error(TypeError, OP, "metrics", "a list of metrics", metrics)
         self.model = model
-        self.loss = losses.find(OP, loss)
+        self.loss = find_loss(loss, OP)
         self.optimizer = optimizer
         self.metrics = [_metrics.find(OP, f"metrics[{i}]", metric) for i, metric in enumerate(metrics)]
         self.history = History()

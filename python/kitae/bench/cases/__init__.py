@@ -3,10 +3,18 @@
 The same row drives the correctness test on every backend, the finite-difference gradient check and the benchmark.
 """
 
-from . import dropout, gradients, normalization, optimizers
+from . import convolution, dropout, gradients, layer_normalization, normalization, optimizers, weight_normalization
 from .row import Case, Expected, Gradient, Inputs, Results, Size, Tolerance, Traffic, allowed_error, dtype_named
 
-CASES: tuple[Case, ...] = (*normalization.CASES, *dropout.CASES, *optimizers.CASES, *gradients.CASES)
+CASES: tuple[Case, ...] = (
+    *normalization.CASES,
+    *layer_normalization.CASES,
+    *weight_normalization.CASES,
+    *dropout.CASES,
+    *optimizers.CASES,
+    *gradients.CASES,
+    *convolution.CASES,
+)
 
 
 def case_named(name: str) -> Case:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
+import numpy as np
+
 import kitae
 
-from ..cases import Inputs, Results
+from ..cases import Inputs, Results, dtype_named
 
 #: Where results go: into new memory at every call, into the same given arrays, or over the inputs.
 Destination = Literal["fresh", "reused", "in place"]
@@ -46,6 +48,25 @@ def torch_if_installed() -> ModuleType | None:
     except ModuleNotFoundError:
         return None
     return torch
+
+
+def tensor_over(torch: ModuleType, array: np.ndarray) -> Any:
+    """A PyTorch tensor over an array's memory, bfloat16 too."""
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def array_over(torch: ModuleType, tensor: Any) -> np.ndarray:
+    """The other way."""
+    if tensor.dtype == torch.bfloat16:
+        return tensor.contiguous().view(torch.int16).numpy().view(dtype_named("bfloat16"))
+    return tensor.numpy()
+
+
+def in_numpys_arithmetic(array: np.ndarray) -> bool:
+    """Whether NumPy has sums and products of this dtype; bfloat16 is a guest there."""
+    return array.dtype in (np.float32, np.float64)
 
 
 def set_threads(system: System, count: int) -> None:

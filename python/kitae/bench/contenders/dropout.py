@@ -10,13 +10,13 @@ import kitae
 
 from .. import textbook
 from ..cases import Inputs, Results
-from .contender import Contender, Contenders, torch_if_installed
+from .contender import Contender, Contenders, array_over, in_numpys_arithmetic, tensor_over, torch_if_installed
 
 _BLOCK = 1 << 16  # elements whose draws, mask and values stay in the level-2 cache
 
 
 def contenders(case: str, inputs: Inputs) -> Contenders:
-    makers = [_textbook, _numpy, _kitae]
+    makers = [_textbook, _numpy, _kitae] if in_numpys_arithmetic(inputs["x"]) else [_kitae]
     torch = torch_if_installed()
     if torch is not None:
         makers.append(lambda case, inputs: _torch(torch, case, inputs))
@@ -43,7 +43,7 @@ def _numpy(case: str, inputs: Inputs) -> Contenders:
     """16 raw bits an element of NumPy's fastest generator, block by block, in given arrays."""
     x, dout, drop = inputs["x"].reshape(-1), inputs["dout"].reshape(-1), inputs["drop"]
     bits = np.random.SFC64(inputs["seed"])
-    threshold, scale = np.uint16(drop * 2**16), np.float32(1 / (1 - drop))
+    threshold, scale = np.uint16(drop * 2**16), x.dtype.type(1 / (1 - drop))
     mask, shape = np.empty(x.shape, bool), inputs["x"].shape
 
     def forward(out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -57,11 +57,11 @@ def _numpy(case: str, inputs: Inputs) -> Contenders:
             y[block] *= scale
         return out, mask
 
-    out = np.empty(shape, np.float32)
+    out = np.empty(shape, x.dtype)
     if case == "dropout":
         return [
             Contender("NumPy", "out=", "reused", lambda: forward(out), _y),
-            Contender("NumPy", "", "fresh", lambda: forward(np.empty(shape, np.float32)), _y),
+            Contender("NumPy", "", "fresh", lambda: forward(np.empty(shape, x.dtype)), _y),
         ]
     forward(out)
     factor = mask * scale
@@ -72,15 +72,21 @@ def _numpy(case: str, inputs: Inputs) -> Contenders:
 
     return [
         Contender("NumPy", "out=", "reused", lambda: backward(out), _dx),
-        Contender("NumPy", "", "fresh", lambda: backward(np.empty(shape, np.float32)), _dx),
+        Contender("NumPy", "", "fresh", lambda: backward(np.empty(shape, x.dtype)), _dx),
     ]
 
 
 def _torch(torch: ModuleType, case: str, inputs: Inputs) -> Contenders:
-    x, dout, drop = torch.from_numpy(inputs["x"]), torch.from_numpy(inputs["dout"]), inputs["drop"]
+    x, dout, drop = tensor_over(torch, inputs["x"]), tensor_over(torch, inputs["dout"]), inputs["drop"]
     keep, scale = 1 - drop, 1 / (1 - drop)
     out, mask, noise = torch.empty_like(x), torch.empty_like(x, dtype=torch.bool), torch.empty_like(x)
     native, native_backward = torch.ops.aten.native_dropout, torch.ops.aten.native_dropout_backward
+
+    def y_of(result: Any) -> Results:
+        return {"y": array_over(torch, result[0] if isinstance(result, tuple) else result)}
+
+    def dx_of(result: Any) -> Results:
+        return {"dx": array_over(torch, result)}
 
     def by_hand() -> Any:
         noise.bernoulli_(keep).mul_(scale)
@@ -88,19 +94,19 @@ def _torch(torch: ModuleType, case: str, inputs: Inputs) -> Contenders:
 
     if case == "dropout":
         return [
-            Contender("PyTorch", "dropout", "fresh", lambda: torch.nn.functional.dropout(x, drop, True), _y),
-            Contender("PyTorch", "native_dropout", "fresh", lambda: native(x, drop, True), _y),
+            Contender("PyTorch", "dropout", "fresh", lambda: torch.nn.functional.dropout(x, drop, True), y_of),
+            Contender("PyTorch", "native_dropout", "fresh", lambda: native(x, drop, True), y_of),
             Contender(
-                "PyTorch", "native_dropout.out", "reused", lambda: native.out(x, drop, True, out0=out, out1=mask), _y
+                "PyTorch", "native_dropout.out", "reused", lambda: native.out(x, drop, True, out0=out, out1=mask), y_of
             ),
-            Contender("PyTorch", "bernoulli_, mul out=", "reused", by_hand, _y),
+            Contender("PyTorch", "bernoulli_, mul out=", "reused", by_hand, y_of),
         ]
     native.out(x, drop, True, out0=out, out1=mask)
     noise.bernoulli_(keep).mul_(scale)
     return [
-        Contender("PyTorch", "mul", "fresh", lambda: torch.mul(dout, noise), _dx),
-        Contender("PyTorch", "native_dropout_backward", "fresh", lambda: native_backward(dout, mask, scale), _dx),
-        Contender("PyTorch", "mul out=", "reused", lambda: torch.mul(dout, noise, out=out), _dx),
+        Contender("PyTorch", "mul", "fresh", lambda: torch.mul(dout, noise), dx_of),
+        Contender("PyTorch", "native_dropout_backward", "fresh", lambda: native_backward(dout, mask, scale), dx_of),
+        Contender("PyTorch", "mul out=", "reused", lambda: torch.mul(dout, noise, out=out), dx_of),
     ]
 
 

@@ -12,7 +12,7 @@ from .. import textbook
 from ..cases import Inputs, Results
 from ..cases.gradients import CLIP_EPS, LIMIT, MAX_NORM
 from .blocks import blocks
-from .contender import Contender, Contenders, System, torch_if_installed
+from .contender import Contender, Contenders, System, in_numpys_arithmetic, tensor_over, torch_if_installed
 
 
 class ShrinkingLimit:
@@ -44,6 +44,7 @@ def clip_in_blocks(pieces: Sequence[np.ndarray], max_norm: float) -> float:
 
 def contenders(case: str, inputs: Inputs) -> Contenders:
     grads = inputs["grads"]
+    plain = in_numpys_arithmetic(grads[0])
     pieces = [piece for (piece,) in blocks(grads)]
     limit = ShrinkingLimit(MAX_NORM)
 
@@ -79,6 +80,7 @@ def contenders(case: str, inputs: Inputs) -> Contenders:
     made = [
         Contender(system, variant, "in place", call, results)
         for (system, variant), call in zip(systems, calls[case], strict=True)
+        if plain or system == "kitae"
     ]
     torch = torch_if_installed()
     if torch is not None:
@@ -94,7 +96,7 @@ def _torch(
     results: Callable[[Any], Results],
 ) -> Contenders:
     utils = torch.nn.utils
-    tensors = [torch.from_numpy(g) for g in grads]
+    tensors = [tensor_over(torch, g) for g in grads]
     holders = [tensor.detach() for tensor in tensors]  # parameters; only their .grad is looked at
     for holder, tensor in zip(holders, tensors, strict=True):
         holder.grad = tensor
@@ -105,6 +107,8 @@ def _torch(
             "clip_grad_norm": lambda: utils.clip_grad_norm_(holders, limit.next(), foreach=foreach),
             "clip_grad_value": lambda: utils.clip_grad_value_(holders, LIMIT, foreach=foreach),
         }[case]
-        return Contender("PyTorch", variant, "in place", call, results)
+        return Contender(
+            "PyTorch", variant, "in place", call, lambda norm: results(norm if norm is None else float(norm))
+        )
 
     return [contender("native", False), contender("foreach", True)]

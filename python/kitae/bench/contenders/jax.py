@@ -36,10 +36,12 @@ def installed() -> bool:
 
 def contenders(family: str, case: str, inputs: Inputs) -> Contenders:
     """Nobody where JAX is not installed, or where the caller is PyTorch."""
-    if family == "torch_face" or not installed():
+    if family in ("torch_face", "network") or not installed():
         return []
     if family == "batch_norm":
         return _batch_norm(case, inputs)
+    if family == "layer_norm":
+        return _layer_norm(case, inputs)
     if family == "dropout":
         return _dropout(case, inputs)
     return _optimizers(case, inputs) if "params" in inputs else _gradients(case, inputs)
@@ -94,6 +96,26 @@ def _batch_norm(case: str, inputs: Inputs) -> Contenders:
     _, pull_back = jax.jit(lambda *values: jax.vjp(lambda *v: training(*v)[0], *values))(x, gamma, beta)
     call = _waiting(jax.jit(lambda pull_back, dout: pull_back(dout)), pull_back, dout)
     return contender(call, lambda result: _arrays(("dx", "dgamma", "dbeta"), result))
+
+
+def _layer_norm(case: str, inputs: Inputs) -> Contenders:
+    import jax
+    import jax.numpy as jnp
+
+    x, gamma, beta, dout = (jnp.asarray(inputs[name]) for name in ("x", "gamma", "beta", "dout"))
+
+    @jax.jit
+    def forward(x: Any, gamma: Any, beta: Any) -> Any:
+        mean = jnp.mean(x, -1, keepdims=True)
+        variance = jnp.mean(jnp.square(x - mean), -1, keepdims=True)
+        return (x - mean) * jax.lax.rsqrt(variance + EPS) * gamma + beta
+
+    if not case.endswith("backward"):
+        call = _waiting(forward, x, gamma, beta)
+        return [Contender("JAX", "jit", "fresh", call, lambda y: {"y": np.asarray(y)})]
+    _, pull_back = jax.jit(lambda *values: jax.vjp(forward, *values))(x, gamma, beta)
+    call = _waiting(jax.jit(lambda pull_back, dout: pull_back(dout)), pull_back, dout)
+    return [Contender("JAX", "jit", "fresh", call, lambda result: _arrays(("dx", "dgamma", "dbeta"), result))]
 
 
 def _dropout(case: str, inputs: Inputs) -> Contenders:

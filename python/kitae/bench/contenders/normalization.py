@@ -11,13 +11,13 @@ import kitae
 from .. import textbook
 from ..cases import Inputs, Results
 from ..cases.normalization import EPS, RUNNING_DECAY
-from .contender import Contender, Contenders, torch_if_installed
+from .contender import Contender, Contenders, array_over, in_numpys_arithmetic, tensor_over, torch_if_installed
 
 _Running = tuple[np.ndarray, np.ndarray]
 
 
 def contenders(case: str, inputs: Inputs) -> Contenders:
-    makers = [_textbook, _numpy, _kitae]
+    makers = [_textbook, _numpy, _kitae] if in_numpys_arithmetic(inputs["x"]) else [_kitae]
     torch = torch_if_installed()
     if torch is not None:
         makers.append(lambda case, inputs: _torch(torch, case, inputs))
@@ -146,10 +146,10 @@ def _numpy(case: str, inputs: Inputs) -> Contenders:
     }
     call = calls[case]
     results = _gradients if case.endswith("backward") else _y
-    out = np.empty(inputs["x"].shape, np.float32)
+    out = np.empty_like(inputs["x"])
     return [
         Contender("NumPy", "out=", "reused", lambda: call(out), results),
-        Contender("NumPy", "", "fresh", lambda: call(np.empty(out.shape, np.float32)), results),
+        Contender("NumPy", "", "fresh", lambda: call(np.empty_like(out)), results),
     ]
 
 
@@ -164,11 +164,11 @@ def _torch(torch: ModuleType, case: str, inputs: Inputs) -> Contenders:
     aten, functional = torch.ops.aten, torch.nn.functional
 
     def tensor(array: np.ndarray) -> Any:
-        view = torch.from_numpy(array)
+        view = tensor_over(torch, array)
         return view.movedim(inputs["axis"], 1) if view.ndim > 2 else view
 
     def back(value: Any) -> np.ndarray:
-        return np.asarray(value.movedim(1, inputs["axis"]) if value.ndim > 2 else value)
+        return array_over(torch, value.movedim(1, inputs["axis"]) if value.ndim > 2 else value)
 
     def y_of(value: Any) -> Results:
         return {"y": back(value)}
@@ -182,7 +182,7 @@ def _torch(torch: ModuleType, case: str, inputs: Inputs) -> Contenders:
     training = case != "batch_norm_inference"
     y, dx = torch.empty_like(x), torch.empty_like(x)
     channels = gamma.shape[0]
-    small = [torch.empty(channels) for _ in range(2)] if training else [torch.empty(0) for _ in range(2)]
+    small = [torch.empty(channels if training else 0, dtype=mean.dtype) for _ in range(2)]
 
     def function() -> Any:
         return functional.batch_norm(x, mean, var, gamma, beta, training, 1 - RUNNING_DECAY, EPS)
@@ -203,7 +203,7 @@ def _torch(torch: ModuleType, case: str, inputs: Inputs) -> Contenders:
     saved_mean, saved_inv_std = torch.native_batch_norm(x, gamma, beta, None, None, True, 0.0, EPS)[1:]
     activated = torch.relu(function())
     masked = torch.empty_like(x)
-    given = [torch.empty(channels) for _ in range(2)]
+    given = [torch.empty(channels, dtype=gamma.dtype) for _ in range(2)]
     arguments = (x, gamma, mean, var, saved_mean, saved_inv_std, True, EPS, [True] * 3)
 
     def backward(gradient: Any) -> Any:

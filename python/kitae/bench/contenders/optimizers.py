@@ -97,7 +97,7 @@ class _BestNumPy:
     def __init__(self, case: str, inputs: Inputs) -> None:
         params: _Arrays = inputs["params"]
         states = optimizer_named(case).states or 0
-        self.scratch = np.empty(BLOCK, np.float32)
+        self.scratch = np.empty(BLOCK, params[0].dtype)
         state = [[np.zeros_like(p) for p in params] for _ in range(states)]
         self.pieces: list[_Piece] = [
             (*piece, self.scratch[: piece[0].size]) for piece in blocks(params, inputs["grads0"], *state)

@@ -1,0 +1,315 @@
+#include "drivers/convolution.h"
+
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+#include "cpu/threads.h"
+#include "drivers/images.h"
+
+namespace kitae {
+namespace {
+
+// Elements that a thread claims at a time, at least; fewer than two such units wake no thread.
+constexpr int64_t kUnit = 16384;
+
+// body(sample, channel) for every plane; `elements`: of work for each.
+template <class T, class Body>
+void for_each_plane(const Images<T>& images, int64_t elements, Body body) {
+  const int64_t planes = images.samples * images.channels;
+  int64_t grain = elements >= kUnit ? 1 : kUnit / (elements > 0 ? elements : 1);
+  if (planes < 2 * grain) grain = planes > 0 ? planes : 1;
+  cpu::parallel_ranges(planes, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t plane = begin; plane < end; ++plane) body(plane / images.channels, plane % images.channels);
+  });
+}
+
+// A plane to read in the arithmetic type: rows that are runs of memory, the caller's or a copy.
+template <class C>
+struct Plane {
+  const C* data;
+  int64_t row_stride;
+  const C* row(int64_t number) const { return data + number * row_stride; }
+};
+
+template <class T>
+Plane<Compute<T>> read_plane(const Images<const T>& images, int64_t sample, int64_t channel, cpu::Scratch slot) {
+  using C = Compute<T>;
+  const T* from = images.plane(sample, channel);
+  if constexpr (std::is_same_v<T, C>)
+    if (images.rows_are_runs()) return {from, images.row_stride};
+  C* const copy = cpu::scratch<C>(slot, images.height * images.width);
+  for (int64_t h = 0; h < images.height; ++h)
+    for (int64_t w = 0; w < images.width; ++w)
+      copy[h * images.width + w] = to_float(from[h * images.row_stride + w * images.column_stride]);
+  return {copy, images.width};
+}
+
+// A plane of zeros to add to, in the arithmetic type: the target's memory where that is possible, else a buffer that
+// store() rounds into it.
+template <class T>
+struct SumPlane {
+  using C = Compute<T>;
+  const Images<T>& target;
+  T* const memory;
+  C* data;
+  int64_t row_stride;
+
+  SumPlane(const Images<T>& images, int64_t sample, int64_t channel)
+      : target(images), memory(images.plane(sample, channel)), data(nullptr), row_stride(images.row_stride) {
+    if constexpr (std::is_same_v<T, C>)
+      if (images.rows_are_runs()) data = memory;
+    if (!data) {
+      data = cpu::scratch<C>(cpu::Scratch::tile, images.height * images.width);
+      row_stride = images.width;
+    }
+    for (int64_t h = 0; h < images.height; ++h)
+      for (int64_t w = 0; w < images.width; ++w) row(h)[w] = C(0);
+  }
+  C* row(int64_t number) const { return data + number * row_stride; }
+  void store() const {
+    if (static_cast<const void*>(data) == memory) return;
+    for (int64_t h = 0; h < target.height; ++h)
+      for (int64_t w = 0; w < target.width; ++w)
+        memory[h * target.row_stride + w * target.column_stride] = FromFloat<T>::convert(row(h)[w]);
+  }
+
+  // += the values of all places of the window, each where cell (i, j) lies; `from`: rows of windows.width.output.
+  template <class Source>
+  void add_cell(const Windows& windows, int64_t i, int64_t j, const Source* from) const {
+    const WindowAxis &height = windows.height, &width = windows.width;
+    const int64_t begin = width.first_place(j), end = width.end_place(j);
+    if (begin >= end) return;
+    for (int64_t o = height.first_place(i); o < height.end_place(i); ++o) {
+      C* const to = row(height.element(o, i)) + width.element(begin, j);
+      const Source* const values = from + o * width.output + begin;
+      with_step(width.stride, [=](auto step) {
+        for (int64_t p = 0; p < end - begin; ++p) to[p * step] += to_float(values[p]);
+      });
+    }
+  }
+};
+
+// f(step) with the usual steps as constants, so that the compiler makes vectors of what f walks over.
+template <class F>
+void with_step(int64_t step, F f) {
+  switch (step) {
+    case 1:
+      return f(std::integral_constant<int64_t, 1>{});
+    case 2:
+      return f(std::integral_constant<int64_t, 2>{});
+    default:
+      return f(step);
+  }
+}
+
+template <class T>
+void store_row(const Images<T>& images, T* plane, int64_t row, const Compute<T>* values) {
+  T* const to = plane + row * images.row_stride;
+  for (int64_t w = 0; w < images.width; ++w) to[w * images.column_stride] = FromFloat<T>::convert(values[w]);
+}
+
+// Elements are only copied: Bits is an unsigned integer of their size.
+template <class Bits>
+void copy_to_columns(const Array& x, const Array& columns, const Windows& windows) {
+  const Images<const Bits> images(x);
+  const WindowAxis &height = windows.height, &width = windows.width;
+  const int64_t places = windows.places(), line = images.samples * places;
+  for_each_plane(images, windows.cells() * places, [&](int64_t sample, int64_t channel) {
+    const Bits* const plane = images.plane(sample, channel);
+    Bits* to = columns.as<Bits>() + channel * windows.cells() * line + sample * places;
+    for (int64_t i = 0; i < height.kernel; ++i) {
+      const int64_t first_row = height.first_place(i), end_row = height.end_place(i);
+      for (int64_t j = 0; j < width.kernel; ++j, to += line) {
+        const int64_t begin = width.first_place(j), end = width.end_place(j);
+        for (int64_t o = 0; o < height.output; ++o) {
+          Bits* const row = to + o * width.output;
+          if (o < first_row || o >= end_row || begin >= end) {
+            for (int64_t p = 0; p < width.output; ++p) row[p] = 0;
+            continue;
+          }
+          const Bits* const from =
+              plane + height.element(o, i) * images.row_stride + width.element(begin, j) * images.column_stride;
+          for (int64_t p = 0; p < begin; ++p) row[p] = 0;
+          with_step(width.stride * images.column_stride, [=](auto step) {
+            for (int64_t p = 0; p < end - begin; ++p) row[begin + p] = from[p * step];
+          });
+          for (int64_t p = end; p < width.output; ++p) row[p] = 0;
+        }
+      }
+    }
+  });
+}
+
+template <class T, class Position>
+void max_forward(const Array& x, const Array& y, Position* positions, const Windows& windows) {
+  using C = Compute<T>;
+  const Images<const T> from(x);
+  const Images<T> to(y);
+  const WindowAxis &height = windows.height, &width = windows.width;
+  for_each_plane(to, windows.cells() * windows.places(), [&](int64_t sample, int64_t channel) {
+    const auto plane = read_plane(from, sample, channel, cpu::Scratch::tile);
+    C* const largest = cpu::scratch<C>(cpu::Scratch::statistics, width.output);
+    auto* const position = cpu::scratch<uint32_t>(cpu::Scratch::partial_sums, width.output);
+    for (int64_t o = 0; o < height.output; ++o) {
+      const int64_t first = height.first_cell(o), end = height.end_cell(o);
+      for (int64_t p = 0; p < width.output; ++p) {
+        largest[p] = -std::numeric_limits<C>::infinity();
+        position[p] = static_cast<uint32_t>(first * width.kernel + width.first_cell(p));
+      }
+      for (int64_t i = first; i < end; ++i)
+        for (int64_t j = 0; j < width.kernel; ++j) {
+          const int64_t begin = width.first_place(j), past = width.end_place(j);
+          if (begin >= past) continue;
+          const C* const values = plane.row(height.element(o, i)) + width.element(begin, j);
+          const auto cell = static_cast<uint32_t>(i * width.kernel + j);
+          with_step(width.stride, [=](auto step) {
+            for (int64_t p = begin; p < past; ++p) {
+              const C value = values[(p - begin) * step];
+              const bool takes = takes_the_maximum(value, largest[p]);
+              largest[p] = takes ? value : largest[p];
+              position[p] = takes ? cell : position[p];
+            }
+          });
+        }
+      store_row(to, to.plane(sample, channel), o, largest);
+      Position* const stored = positions + ((sample * to.channels + channel) * height.output + o) * width.output;
+      for (int64_t p = 0; p < width.output; ++p) stored[p] = static_cast<Position>(position[p]);
+    }
+  });
+}
+
+template <class T, class Position>
+void max_backward(const Array& dout, const Position* positions, const Array& dx, const Windows& windows) {
+  using C = Compute<T>;
+  const Images<const T> from(dout);
+  const Images<T> to(dx);
+  const WindowAxis &height = windows.height, &width = windows.width;
+  for_each_plane(to, to.height * to.width + windows.places(), [&](int64_t sample, int64_t channel) {
+    const auto values = read_plane(from, sample, channel, cpu::Scratch::statistics);
+    const SumPlane<T> sums(to, sample, channel);
+    struct Cell {
+      int64_t row, column;
+    };
+    Cell* const cells = cpu::scratch<Cell>(cpu::Scratch::partial_sums, windows.cells());
+    for (int64_t i = 0; i < windows.cells(); ++i) cells[i] = {i / width.kernel, i % width.kernel};
+    const Position* position = positions + (sample * to.channels + channel) * windows.places();
+    for (int64_t o = 0; o < height.output; ++o) {
+      const C* const row = values.row(o);
+      for (int64_t p = 0; p < width.output; ++p, ++position) {
+        if (static_cast<int64_t>(*position) >= windows.cells()) continue;  // the caller's memory: what is none
+        const Cell cell = cells[*position];
+        const int64_t h = height.element(o, cell.row), w = width.element(p, cell.column);
+        if (h >= 0 && h < to.height && w >= 0 && w < to.width) sums.row(h)[w] += row[p];
+      }
+    }
+    sums.store();
+  });
+}
+
+template <class T>
+void average_forward(const Array& x, const Array& y, const Windows& windows, bool count_padding) {
+  using C = Compute<T>;
+  const Images<const T> from(x);
+  const Images<T> to(y);
+  const WindowAxis &height = windows.height, &width = windows.width;
+  for_each_plane(to, windows.cells() * windows.places(), [&](int64_t sample, int64_t channel) {
+    const auto plane = read_plane(from, sample, channel, cpu::Scratch::tile);
+    double* const sum = cpu::scratch<double>(cpu::Scratch::statistics, width.output);
+    C* const average = cpu::scratch<C>(cpu::Scratch::partial_sums, width.output);
+    for (int64_t o = 0; o < height.output; ++o) {
+      for (int64_t p = 0; p < width.output; ++p) sum[p] = 0;
+      for (int64_t i = height.first_cell(o); i < height.end_cell(o); ++i)
+        for (int64_t j = 0; j < width.kernel; ++j) {
+          const int64_t begin = width.first_place(j), past = width.end_place(j);
+          if (begin >= past) continue;
+          const C* const values = plane.row(height.element(o, i)) + width.element(begin, j);
+          with_step(width.stride, [=](auto step) {
+            for (int64_t p = begin; p < past; ++p) sum[p] += static_cast<double>(values[(p - begin) * step]);
+          });
+        }
+      for (int64_t p = 0; p < width.output; ++p)
+        average[p] = static_cast<C>(sum[p] / static_cast<double>(averaged_cells(windows, o, p, count_padding)));
+      store_row(to, to.plane(sample, channel), o, average);
+    }
+  });
+}
+
+template <class T>
+void average_backward(const Array& dout, const Array& dx, const Windows& windows, bool count_padding) {
+  using C = Compute<T>;
+  const Images<const T> from(dout);
+  const Images<T> to(dx);
+  const WindowAxis &height = windows.height, &width = windows.width;
+  for_each_plane(to, windows.cells() * windows.places(), [&](int64_t sample, int64_t channel) {
+    const auto values = read_plane(from, sample, channel, cpu::Scratch::statistics);
+    C* const shares = cpu::scratch<C>(cpu::Scratch::partial_sums, windows.places());
+    for (int64_t o = 0; o < height.output; ++o)
+      for (int64_t p = 0; p < width.output; ++p)
+        shares[o * width.output + p] = values.row(o)[p] / static_cast<C>(averaged_cells(windows, o, p, count_padding));
+    const SumPlane<T> sums(to, sample, channel);
+    for (int64_t i = 0; i < height.kernel; ++i)
+      for (int64_t j = 0; j < width.kernel; ++j) sums.add_cell(windows, i, j, shares);
+    sums.store();
+  });
+}
+
+// f(pointer to positions) in the type that they are stored in.
+template <class Byte, class F>
+void with_positions(Byte* positions, const Windows& windows, F f) {
+  using Wide = std::conditional_t<std::is_const_v<Byte>, const uint32_t, uint32_t>;
+  if (position_bytes(windows.cells()) == 1)
+    f(positions);
+  else
+    f(reinterpret_cast<Wide*>(positions));
+}
+
+}  // namespace
+
+void im2col(const Array& x, const Array& columns, const Windows& windows) {
+  switch (size_of(x.dtype)) {
+    case 2:
+      return copy_to_columns<uint16_t>(x, columns, windows);
+    case 4:
+      return copy_to_columns<uint32_t>(x, columns, windows);
+    default:
+      return copy_to_columns<uint64_t>(x, columns, windows);
+  }
+}
+
+void col2im(const Array& columns, const Array& dx, const Windows& windows) {
+  visit_dtype(dx.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    const Images<T> images(dx);
+    const int64_t places = windows.places(), line = images.samples * places;
+    for_each_plane(images, windows.cells() * places, [&](int64_t sample, int64_t channel) {
+      const T* from = columns.as<const T>() + channel * windows.cells() * line + sample * places;
+      const SumPlane<T> sums(images, sample, channel);
+      for (int64_t i = 0; i < windows.height.kernel; ++i)
+        for (int64_t j = 0; j < windows.width.kernel; ++j, from += line) sums.add_cell(windows, i, j, from);
+      sums.store();
+    });
+  });
+}
+
+void max_pool_forward(const Array& x, const Array& y, uint8_t* positions, const Windows& windows) {
+  visit_dtype(x.dtype, [&](auto zero) {
+    with_positions(positions, windows, [&](auto* stored) { max_forward<decltype(zero)>(x, y, stored, windows); });
+  });
+}
+
+void max_pool_backward(const Array& dout, const uint8_t* positions, const Array& dx, const Windows& windows) {
+  visit_dtype(dx.dtype, [&](auto zero) {
+    with_positions(positions, windows, [&](auto* stored) { max_backward<decltype(zero)>(dout, stored, dx, windows); });
+  });
+}
+
+void avg_pool_forward(const Array& x, const Array& y, const Windows& windows, bool count_padding) {
+  visit_dtype(x.dtype, [&](auto zero) { average_forward<decltype(zero)>(x, y, windows, count_padding); });
+}
+
+void avg_pool_backward(const Array& dout, const Array& dx, const Windows& windows, bool count_padding) {
+  visit_dtype(dx.dtype, [&](auto zero) { average_backward<decltype(zero)>(dout, dx, windows, count_padding); });
+}
+
+}  // namespace kitae
