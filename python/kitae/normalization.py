@@ -386,7 +386,8 @@ class BatchNorm:
       images (N, C, H, W) have C * H * W of them. All but "paper" propagate what is not finite.
 
     ``trainable=False`` freezes gamma and beta: their entries in ``grads`` are None, which optimizers leave alone. It
-    says nothing about the statistics; those are frozen by ``training=False``. Both can be changed at any time.
+    says nothing about the statistics; those are frozen by ``training=False``, or, inside a network that trains, by the
+    attribute ``frozen_statistics = True`` (False at first). Both can be changed at any time.
 
     Differs from PyTorch and Keras, where one switch stands for both. Source: Ioffe and Szegedy 2015.
     """
@@ -424,6 +425,7 @@ class BatchNorm:
         self._one_value_is_error = values["one_value"] == "error"
         self._initial_variance, self._flatten = values["initial_variance"], values["flatten"]
         self._trainable = _checks.boolean(op, "trainable", trainable)
+        self.frozen_statistics = False
         self._saved: Saved | None = None
         self._gradients: dict[str, NDArray[Any]] = {}
         self.params: dict[str, NDArray[Any]] = {}
@@ -479,6 +481,8 @@ class BatchNorm:
         op = "BatchNorm.forward"
         if training is not True and training is not False:
             training = _checks.boolean(op, "training", training)
+        if self.frozen_statistics:
+            training = False
         if type(x) is not np.ndarray:
             x, residual = _dispatch.as_array(x), _dispatch.as_array(residual)
         shape = getattr(x, "shape", ())

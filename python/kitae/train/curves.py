@@ -67,3 +67,27 @@ def _panel(axes: Any, history: Any, name: str) -> None:
     elif name in SHARES:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.legend(frameon=False)
+
+
+def plot_range_test(result: Any, path: str | os.PathLike[str] | None = None) -> Any:
+    """Draw a ``RangeTest``: losses over the learning rate (logarithmic). matplotlib's Figure, saved to ``path``."""
+    make = figure_class()
+    import matplotlib
+
+    with matplotlib.rc_context(TEXT):
+        figure = make(figsize=(9, 6), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(result.lrs, result.losses, color=TRAINING, alpha=0.35, linewidth=1, label="loss of each minibatch")
+        axes.plot(result.lrs, result.smoothed, color=TRAINING, linewidth=2.5, label="moving mean")
+        if result.suggestion == result.suggestion:
+            label = f"falls fastest: {result.suggestion:.2g}"
+            axes.axvline(result.suggestion, color=VALIDATION, linestyle="--", label=label)
+        # A diverging end would press the part to look at against the axis.
+        bottom, top = min(result.smoothed), max(result.smoothed[0], min(result.smoothed))
+        axes.set_ylim(bottom - 0.1 * (top - bottom) - 1e-12, top + 0.5 * (top - bottom) + 1e-12)
+        axes.set(title="Learning rate range test", xlabel="learning rate", ylabel="training loss", xscale="log")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+        if path is not None:
+            figure.savefig(path, dpi=100)
+    return figure

@@ -77,3 +77,67 @@ def find(op: str, place: str, metric: Any) -> tuple[str, Metric]:
 def is_of_whole_set(metric: Metric) -> bool:
     """Whether a metric is no mean over samples: it is taken of all outputs at once, at an evaluation's end."""
     return getattr(metric, "of_whole_set", False)
+
+
+def precision(outputs: NDArray[Any], targets: NDArray[Any], average: str = "macro") -> float:
+    """True positives / all predicted, by class; "macro": the plain mean over the classes, "micro", "weighted" as well.
+
+    Outputs and targets as in ``accuracy``, computed by scikit-learn's ``precision_score``; a class never predicted
+    counts as 0. No mean over minibatches: a ``Trainer`` takes it of a whole evaluation. ImportError without
+    scikit-learn.
+    """
+    return _by_class("precision", outputs, targets, average)
+
+
+def recall(outputs: NDArray[Any], targets: NDArray[Any], average: str = "macro") -> float:
+    """True positives / all of the class; otherwise as ``precision``, by scikit-learn's ``recall_score``."""
+    return _by_class("recall", outputs, targets, average)
+
+
+def f1(outputs: NDArray[Any], targets: NDArray[Any], average: str = "macro") -> float:
+    """2 precision recall / (precision + recall), by class; otherwise as ``precision``, by ``f1_score``."""
+    return _by_class("f1", outputs, targets, average)
+
+
+def confusion_matrix(outputs: NDArray[Any], targets: NDArray[Any]) -> NDArray[np.int64]:
+    """counts[i, j]: samples of class i that were predicted as class j, (classes, classes), by scikit-learn.
+
+    Outputs and targets as in ``accuracy``; classes are those of the outputs' last axis.
+    """
+    ids, predicted = _ids("confusion_matrix", outputs, targets)
+    return _scikit_learn().confusion_matrix(ids, predicted, labels=np.arange(outputs.shape[-1]))
+
+
+def of_whole_set(metric: Metric) -> Metric:
+    """Mark a metric that is no mean over samples: a ``Trainer`` calls it once with all outputs of an evaluation."""
+    metric.of_whole_set = True  # type: ignore[attr-defined]
+    return metric
+
+
+def _by_class(name: str, outputs: Any, targets: Any, average: str) -> float:
+    op = f"train.{name}"
+    _checks.one_of(op, "average", average, ("macro", "micro", "weighted"))
+    ids, predicted = _ids(name, outputs, targets)
+    score = getattr(_scikit_learn(), f"{name}_score")
+    return float(score(ids, predicted, average=average, zero_division=0))
+
+
+def _ids(name: str, outputs: Any, targets: Any) -> tuple[Any, Any]:
+    """Class ids and predicted ones in the CPU's memory, where scikit-learn looks."""
+    predicted = predicted_classes(f"train.{name}", outputs)
+    ids = target_classes(f"train.{name}", targets, predicted.shape)
+    if _checks.is_cupy(predicted):
+        predicted, ids = predicted.get(), ids.get()
+    return ids.reshape(-1), predicted.reshape(-1)
+
+
+def _scikit_learn() -> Any:
+    try:
+        from sklearn import metrics
+    except ImportError:
+        raise _checks.missing_package("train (metrics by class)", "scikit-learn", "kitae[train]") from None
+    return metrics
+
+
+for whole in (precision, recall, f1):
+    BY_NAME[whole.__name__] = of_whole_set(whole)
