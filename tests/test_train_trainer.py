@@ -9,6 +9,8 @@ import pytest
 
 import kitae
 import kitae.nn
+from kitae.data import Batches
+from kitae.data.batches import permutation
 from kitae.train import Callback, Exponential, LambdaCallback, Trainer
 
 N, INPUTS, CLASSES, BATCH = 50, 6, 3, 16  # 4 batches an epoch, the last of 2 samples
@@ -79,7 +81,7 @@ def test_fit_is_the_loop_by_hand():
     losses, shares = [], []
     for epoch in range(3):
         optimizer.lr = 0.01 * 0.5**epoch
-        order = np.random.default_rng([7, epoch]).permutation(N)
+        order = permutation(N, 7, epoch)
         total, right = 0.0, 0
         for start in range(0, N, BATCH):
             rows = order[start : start + BATCH]
@@ -365,15 +367,19 @@ class SaveAt(Callback):
             self.saved = model, of.optimizer.state_dict(), json.loads(json.dumps(of.state_dict()))
 
 
-@pytest.mark.parametrize("source", ["arrays", "list"])
+@pytest.mark.parametrize("source", ["arrays", "list", "Batches"])
 @pytest.mark.parametrize(
     ("iteration", "event"),
     [(6, "on_train_batch_end"), (8, "on_train_batch_end"), (8, "on_epoch_end"), (12, "on_epoch_end")],
 )
 def test_resume_bit_for_bit(iteration, event, source):
     x, y = data()
-    batches = [(x[s : s + BATCH], y[s : s + BATCH]) for s in range(0, N, BATCH)]
-    given = (x, y) if source == "arrays" else (batches,)
+    sources = {
+        "arrays": lambda: (x, y),
+        "list": lambda: ([(x[s : s + BATCH], y[s : s + BATCH]) for s in range(0, N, BATCH)],),
+        "Batches": lambda: (Batches(x, y, BATCH),),  # each with a seed of its own
+    }
+    given = sources[source]()
     keywords = {"metrics": ["accuracy"], "schedule": Exponential(0.9, per="iteration")}
     run = {"batch_size": BATCH, "validation_data": (x, y), "verbose": 0}
 
@@ -390,7 +396,7 @@ def test_resume_bit_for_bit(iteration, event, source):
     resumed.optimizer.load_state_dict(optimizer_state)
     resumed.load_state_dict(state)
     assert resumed.state_dict() == state
-    resumed.fit(*given, epochs=4 - resumed.epoch, **run)
+    resumed.fit(*sources[source](), epochs=4 - resumed.epoch, **run)
 
     assert any((cold[name] != array).any() for name, array in arrays(resumed).items())
     assert_same_bits(arrays(whole), arrays(resumed))

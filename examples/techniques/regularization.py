@@ -1,4 +1,4 @@
-"""Dropout, weight decay and both against overfitting: a large network on few digits, of which some have wrong labels."""
+"""Dropout, weight decay and both against overfitting: a large network on few digits, some with wrong labels."""
 
 import numpy as np
 from matplotlib.figure import Figure

@@ -1,53 +1,15 @@
 """Minibatches for the loop: from arrays, or from an iterable as it is."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from kitae import _checks, _dispatch, _random
+from kitae import _checks, _random
+from kitae.data import Batches
 
 Batch = tuple[Any, Any]
 MAX_BATCH = 2**31 - 1
-
-
-class ArrayBatches:
-    """(x[rows], y[rows]) of ``batch_size`` rows, the last one smaller; one pass is an epoch.
-
-    With ``shuffle`` epoch e takes the rows in the order ``default_rng([seed, e]).permutation(n)``. Memory-mapped arrays
-    are read a batch at a time. ``state_dict`` counts the batch in work as done.
-    """
-
-    def __init__(self, op: str, x: Any, y: Any, batch_size: int, *, shuffle: bool, seed: int, epoch: int) -> None:
-        self.x, self.y = x, y
-        self.samples = check_arrays(op, x, y)
-        self.batch_size = _checks.integer(op, "batch_size", batch_size, low=1, high=MAX_BATCH)
-        self.shuffle, self.seed, self.epoch, self.position = shuffle, seed, epoch, 0
-
-    def __len__(self) -> int:
-        return -(-self.samples // self.batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        order = self._order()
-        x, y, size = self.x, self.y, self.batch_size
-        while self.position < len(self):
-            start = self.position * size
-            rows = slice(start, start + size) if order is None else order[start : start + size]
-            self.position += 1
-            yield x[rows], y[rows]
-        self.epoch, self.position = self.epoch + 1, 0
-
-    def _order(self) -> Any:
-        if not self.shuffle:
-            return None
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.samples)
-        return _dispatch.array_module(self.x).asarray(order)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"seed": self.seed, "epoch": self.epoch, "position": self.position}
-
-    def load_state_dict(self, d: Mapping[str, Any]) -> None:
-        self.seed, self.epoch, self.position = d["seed"], d["epoch"], d["position"]
 
 
 def is_array(value: Any) -> bool:
@@ -69,12 +31,16 @@ def check_arrays(op: str, x: Any, y: Any) -> int:
 def batches_of(
     op: str, x: Any, y: Any, batch_size: int, *, shuffle: bool = False, seed: int = 0, epoch: int = 0
 ) -> Iterable[Batch]:
-    """Minibatches of arrays, or ``x`` itself where it is an iterable of them."""
+    """Minibatches of arrays, beginning with that epoch, or ``x`` itself where it is an iterable of them."""
     if y is None and not is_array(x):
         if isinstance(x, (str, bytes)) or not isinstance(x, Iterable):
             raise _checks.error(TypeError, op, "x", "an array (with y), or an iterable of (x, y) batches", x)
         return x
-    return ArrayBatches(op, x, y, batch_size, shuffle=shuffle, seed=seed, epoch=epoch)
+    check_arrays(op, x, y)
+    batch_size = _checks.integer(op, "batch_size", batch_size, low=1, high=MAX_BATCH)
+    batches = Batches(x, y, batch_size, shuffle=shuffle, seed=seed)
+    batches.epoch = epoch
+    return batches
 
 
 def draw_seed() -> int:

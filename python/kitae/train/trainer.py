@@ -115,12 +115,12 @@ class Trainer:
     ) -> History:
         """Train for ``epochs`` more epochs and return the history.
 
-        x, y: arrays with a sample a row, memory-mapped too; or x alone, an iterable of (x, y) minibatches, one pass an
-        epoch (``batch_size``, ``shuffle`` and ``seed`` are then not used). The last minibatch may be smaller.
-        validation_data: (x, y), or an iterable of minibatches, evaluated after each epoch. validation_split: instead,
-        that share of the samples from the end, taken before shuffling. shuffle: a new order each epoch, from ``seed``
-        and the epoch's number; None draws a seed from ``kitae.seed``'s generator. verbose: "auto" (a bar on a terminal,
-        otherwise a line an epoch), 0 nothing, 1 a bar, 2 lines.
+        x, y: arrays with a sample a row, memory-mapped too; or x alone, an iterable of (x, y) minibatches
+        (``kitae.data.Batches``, or your own), one pass an epoch (``batch_size``, ``shuffle`` and ``seed`` are then not
+        used). The last minibatch may be smaller. validation_data: (x, y), or an iterable of minibatches, evaluated
+        after each epoch. validation_split: instead, that share of the samples from the end, taken before shuffling.
+        shuffle: a new order each epoch, from ``seed`` and the epoch's number; None draws a seed from ``kitae.seed``'s
+        generator. verbose: "auto" (a bar on a terminal, otherwise a line an epoch), 0 nothing, 1 a bar, 2 lines.
 
         The rest of an epoch that was interrupted, or restored by ``load_state_dict``, counts as one of ``epochs``.
         """
@@ -140,7 +140,8 @@ class Trainer:
         validation = None if validation_data is None else self._validation(op, validation_data, batch_size)
         callbacks = CallbackList([*self.callbacks.given, *([progress] if progress else [])], self.history)
         try:
-            self._fit(op, source, validation, epochs, callbacks)
+            sample = x if feeding.is_array(x) else None
+            self._fit(op, source, sample, validation, epochs, callbacks)
         finally:
             if isinstance(progress, Bar):
                 progress.close()
@@ -220,8 +221,8 @@ class Trainer:
                 part.load_state_dict(state)
         self.history.load_state_dict(d["history"])
 
-    def _fit(self, op: str, source: Any, validation: Any, epochs: int, callbacks: CallbackList) -> None:
-        rest: Iterator[Any] | None = self._open(op, source)
+    def _fit(self, op: str, source: Any, sample: Any, validation: Any, epochs: int, callbacks: CallbackList) -> None:
+        rest: Iterator[Any] | None = self._open(op, source, sample)
         self.last_epoch = self.epoch + epochs
         self.batches_per_epoch = feeding.length(source)
         self.stop_training = False
@@ -236,20 +237,21 @@ class Trainer:
                 interrupt.check()
         callbacks.call("on_train_end", logs)
 
-    def _open(self, op: str, source: Any) -> Iterator[Any]:
-        """An iterator over what is left of the current epoch; the model is built from its first batch."""
+    def _open(self, op: str, source: Any, sample: Any) -> Iterator[Any]:
+        """An iterator over what is left of the current epoch. The model is built from ``sample``, the array that the
+        source was made of; for a source of the caller's from its first batch."""
         skip = 0
         if self._source is not None and self._within_epoch:  # an interrupted fit of this trainer
             self._batches_state = _state_of(self._source)
-        if self._batches_state is not None and hasattr(source, "load_state_dict"):
+        if not hasattr(source, "load_state_dict"):
+            skip = self.position if self._within_epoch else 0
+        elif self._batches_state is not None and (self._within_epoch or sample is None):
             source.load_state_dict(self._batches_state)
-        elif self._within_epoch:
-            skip = self.position
         self._source, self._batches_state = source, None
-        if isinstance(source, feeding.ArrayBatches):
-            self.prepare(source.x)
-            return iter(source)
         batches = iter(source)
+        if sample is not None:
+            self.prepare(sample)
+            return batches
         first = list(islice(batches, skip, skip + 1))
         if first:
             self.prepare(first[0][0])
