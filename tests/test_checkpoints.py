@@ -12,7 +12,7 @@ import pytest
 import kitae
 from kitae import nn
 from kitae.data import Batches
-from kitae.train import Callback, ModelCheckpoint, Trainer, load_checkpoint, save_checkpoint
+from kitae.train import Callback, EarlyStopping, ModelCheckpoint, Trainer, load_checkpoint, save_checkpoint
 
 SAMPLES, BATCH = 44, 8  # 6 batches an epoch, the last of 4
 SCRIPT = Path(__file__)
@@ -168,6 +168,26 @@ class TestResume:
         assert json.loads(second.stdout) == json.loads(json.dumps(everything(whole)))
         assert os.listdir(tmp_path) == ["f"]
 
+    def test_best_weights_of_early_stopping(self, tmp_path):
+        """Arrays that a callback keeps are a part of the state."""
+
+        def stopping():
+            return [EarlyStopping("loss", patience=1, restore_best=True), StopAfter(10**9)]
+
+        whole, batches = make(1, callbacks=stopping())
+        fit(whole, batches, 9)
+        cut, batches = make(1, callbacks=stopping())
+        cut.callbacks.given[1].batches, cut.callbacks.given[1].path = 8, tmp_path / "f"
+        fit(cut, batches, 9, stop=True)
+        resumed, batches = make(2, callbacks=stopping())
+        load_checkpoint(tmp_path / "f", resumed)
+        fit(resumed, batches, 9 - resumed.epoch)
+        assert everything(resumed) == everything(whole)
+        ours, theirs = (trainer.callbacks.given[0].state_dict()["best_arrays"] for trainer in (resumed, whole))
+        for kind in ("params", "buffers"):
+            for name, array in ours[kind].items():
+                assert array.tobytes() == theirs[kind][name].tobytes()
+
     def test_float16_weights_and_their_masters(self, tmp_path, rng):
         model = type("Model", (), {})()
         model.params = {"W": rng.standard_normal((3, 4)).astype(np.float16)}
@@ -265,7 +285,7 @@ class TestModelCheckpoint:
     def test_every_epoch(self, tmp_path):
         names, saver = self.fitted(tmp_path, [3.0, 2.0, 4.0])
         assert names == ["01-3.0", "02-2.0", "03-4.0"]
-        assert saver.best is None
+        assert saver.best == float("inf")
 
     def test_best_only(self, tmp_path):
         names, saver = self.fitted(tmp_path, [float("nan"), 3.0, 3.0, 4.0, 2.0, float("nan")], save_best_only=True)
@@ -323,9 +343,7 @@ class TestModelCheckpoint:
 
     def test_monitored_name_that_is_not_there(self, tmp_path):
         trainer, batches = make(1, callbacks=[ModelCheckpoint(tmp_path / "f", save_best_only=True)])
-        with pytest.raises(
-            ValueError, match="monitor: expected one of 'loss', 'lr', the names in the logs, got 'val_loss'"
-        ):
+        with pytest.raises(ValueError, match="monitor: expected 'val_loss' among the logs, got logs with 'loss', 'lr'"):
             fit(trainer, batches, 1)
 
     def test_field_that_is_not_there(self, tmp_path):

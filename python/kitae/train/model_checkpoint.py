@@ -9,9 +9,9 @@ from kitae import _checks
 from kitae.nn.storage import save_weights
 from kitae.train.callback import Callback, Logs
 from kitae.train.checkpoint import save_checkpoint
+from kitae.train.monitor import Monitor
 
 _OP = "train.ModelCheckpoint"
-_GROW = ("acc", "precision", "recall", "f1", "auc")
 
 
 class ModelCheckpoint(Callback):
@@ -20,7 +20,7 @@ class ModelCheckpoint(Callback):
     ``path``: where to; fields as in Keras are filled in: "{epoch:03d}" (epochs begun so far, from 1), "{iteration}"
     (updates so far), "{val_loss:.3f}" and whatever else the logs have. Without fields each save replaces the last one.
     ``save_best_only``: only where ``monitor`` in the logs is better than at each save before. ``mode``: "min", "max",
-    or "auto": "max" for names of accuracies, precision, recall, F1 and AUC. ``save_weights_only``: the model's arrays
+    or "auto": "max" for names that end in accuracy, precision, recall or f1. ``save_weights_only``: the model's arrays
     alone (``nn.save_weights``). ``every``: None after each epoch, a number after that many batches, counted in the
     whole run. ``keep``: None or how many of the files saved last stay; older ones are removed once the new one is on
     the disk.
@@ -46,17 +46,11 @@ class ModelCheckpoint(Callback):
         keep: int | None = None,
     ) -> None:
         self.path = os.fspath(path)
-        if not isinstance(monitor, str):
-            raise _checks.error(TypeError, _OP, "monitor", "a name in the logs", monitor)
-        self.monitor = monitor
+        self._monitor = Monitor(_OP, monitor, mode, 0)
         self.save_best_only = _checks.boolean(_OP, "save_best_only", save_best_only)
         self.save_weights_only = _checks.boolean(_OP, "save_weights_only", save_weights_only)
-        mode = _checks.one_of(_OP, "mode", mode, ("auto", "min", "max"))
-        grows = any(part in monitor for part in _GROW)
-        self.mode = mode if mode != "auto" else "max" if grows else "min"
         self.every = None if every is None else _checks.integer(_OP, "every", every, low=1, high=2**63 - 1)
         self.keep = None if keep is None else _checks.integer(_OP, "keep", keep, low=1, high=2**31 - 1)
-        self.best: float | None = None
         self.files: list[str] = []
         self.batches = 0
 
@@ -69,19 +63,20 @@ class ModelCheckpoint(Callback):
         if self.every is None:
             self._save(logs)
 
+    @property
+    def best(self) -> float:
+        return self._monitor.best
+
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "files": list(self.files), "batches": self.batches}
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
-        self.best, self.files, self.batches = d["best"], list(d["files"]), d["batches"]
+        self._monitor.best, self.files, self.batches = d["best"], list(d["files"]), d["batches"]
 
     def _save(self, logs: Logs) -> None:
         before = self.best, self.files
-        if self.save_best_only:
-            value = self._monitored(logs)
-            if not self._better(value):
-                return
-            self.best = value
+        if self.save_best_only and not self._monitor.improved(self._monitor.value(logs)):
+            return
         path = self._filled(logs)
         files = [*(file for file in self.files if file != path), path]
         old = files[: -self.keep] if self.keep is not None else []
@@ -93,23 +88,11 @@ class ModelCheckpoint(Callback):
             else:
                 save_checkpoint(path, self.trainer)
         except BaseException:
-            self.best, self.files = before
+            self._monitor.best, self.files = before
             raise
         for file in old:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(file)
-
-    def _monitored(self, logs: Logs) -> float:
-        if self.monitor not in logs:
-            raise _checks.error(
-                ValueError, _OP, "monitor", f"one of {', '.join(map(repr, logs))}, the names in the logs", self.monitor
-            )
-        return float(logs[self.monitor])
-
-    def _better(self, value: float) -> bool:
-        if self.best is None:
-            return value == value
-        return value > self.best if self.mode == "max" else value < self.best
 
     def _filled(self, logs: Logs) -> str:
         fields = {**logs, "epoch": self.trainer.epoch + 1, "iteration": self.trainer.iteration}
