@@ -337,7 +337,7 @@ def test_thresholds_of_ones_own() -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match=r"kitae.train.Doctor: every: expected an integer in \[1, "):
         Doctor(every=0)
-    with pytest.raises(ValueError, match="thresholds: expected names of input_rms.*, got 'nonsense'"):
+    with pytest.raises(ValueError, match=r"thresholds: expected names of input_rms.*, got 'nonsense'"):
         Doctor(thresholds={"nonsense": 1})
     with pytest.raises(TypeError, match="thresholds: expected a dict"):
         Doctor(thresholds=[1])  # type: ignore[arg-type]
