@@ -218,6 +218,27 @@ def test_first_nan_in_an_activation() -> None:
     assert non_finite(doctor) == ("0 Dense", "activation", (0, 2), 0)
 
 
+def test_looking_for_the_first_nan_leaves_buffers_alone() -> None:
+    """The batch is passed once more; batch norm's statistics and dropout's count are those of one pass."""
+    x, t = problem()
+    buffers = []
+    for watched in (False, True):
+        model, loss = network(), nn.SoftmaxCrossEntropy()
+        model.forward(x[:1], training=False)
+        model.params["4.W"][:, 0] = 3e38
+        doctor = Doctor().watch(model, loss)
+        with np.errstate(all="ignore"):
+            if watched:
+                with doctor.step(x, t):
+                    loss.forward(model.forward(x), t)
+                assert non_finite(doctor)[:2] == ("4 Dense", "activation")
+            else:
+                loss.forward(model.forward(x), t)
+        buffers.append({name: array.copy() for name, array in model.buffers.items() if "seed" not in name})
+    for name, array in buffers[0].items():
+        np.testing.assert_array_equal(array, buffers[1][name], err_msg=name)
+
+
 def test_first_nan_where_a_layer_refuses_it() -> None:
     """Batch norm raises before there is a loss."""
     x, t = problem()
@@ -337,7 +358,7 @@ def test_thresholds_of_ones_own() -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match=r"kitae.train.Doctor: every: expected an integer in \[1, "):
         Doctor(every=0)
-    with pytest.raises(ValueError, match="thresholds: expected names of input_rms.*, got 'nonsense'"):
+    with pytest.raises(ValueError, match=r"thresholds: expected names of input_rms.*, got 'nonsense'"):
         Doctor(thresholds={"nonsense": 1})
     with pytest.raises(TypeError, match="thresholds: expected a dict"):
         Doctor(thresholds=[1])  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from shared import options, picture, pixels_and_labels, print_table
 import kitae
 from kitae import nn
 from kitae.train import Doctor, Trainer
+from kitae.train.doctor.findings import numbers
 
 CLASSES = 10
 
@@ -279,18 +280,17 @@ def broken(name, architecture, seed):
 
 def main():
     arguments = options(__doc__).parse_args()
-    rows, doctors = [], {}
+    rows, remedies, doctors = [], {}, {}
     for name in BREAKS:
         if arguments.quick and name in ("overfitting", "noisy labels"):
             continue
         doctors[name] = broken(name, 0, seed=1).train()
         first = doctors[name].findings[0]
-        evidence = ", ".join(
-            f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
-            for key, value in first.evidence.items()
-        )
-        rows.append([name, first.name, first.layer or "-", evidence, first.remedy])
-    print_table(["broken", "first finding", "layer", "evidence", "remedy"], rows)
+        rows.append([name, first.name, first.layer or "-", first.step, numbers(first.evidence)])
+        remedies[first.name] = first.remedy
+    print_table(["broken", "first finding", "layer", "step", "evidence"], rows)
+    print()
+    print_table(["finding", "remedy"], list(remedies.items()))
     doctors["saturated activations"].plot(picture(__file__, arguments.out))
 
 

@@ -31,9 +31,9 @@ class TensorBoard(Callback):
         histograms_every: int | None = None,
         update_freq: str | int = "epoch",
     ) -> None:
-        self.logdir = os.fspath(logdir)
-        if not isinstance(self.logdir, str):
+        if not isinstance(logdir, (str, os.PathLike)):
             raise _checks.error(TypeError, OP, "logdir", "a path", logdir)
+        self.logdir = os.fspath(logdir)
         self.histograms_every = (
             None
             if histograms_every is None
