@@ -119,6 +119,7 @@ struct Row {
 void add_number_rows(std::vector<Row>& rows);
 void add_normalization_rows(std::vector<Row>& rows);
 void add_dropout_rows(std::vector<Row>& rows);
+void add_convolution_rows(std::vector<Row>& rows);
 void add_optimizer_rows(std::vector<Row>& rows);
 
 }  // namespace kitae::golden
