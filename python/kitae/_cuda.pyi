@@ -8,19 +8,25 @@ import typing
 
 __all__: list[str] = [
     "OptimizerPlan",
+    "avg_pool_backward",
+    "avg_pool_forward",
     "batch_norm_backward",
     "batch_norm_forward",
     "batch_norm_sizes",
     "check",
     "clip_grad_norm",
     "clip_grad_value",
+    "col2im",
     "device_count",
     "driver_version",
     "dropout_backward",
     "dropout_forward",
     "dropout_mask",
     "global_norm",
+    "im2col",
     "launch_count",
+    "max_pool_backward",
+    "max_pool_forward",
     "variant",
 ]
 
@@ -82,6 +88,30 @@ class OptimizerPlan:
         """
         For each parameter of the last step (count of non-finite elements, then sums: squares of the gradient, magnitudes of update and weight, squares of update and weight); waits for a GPU.
         """
+
+def avg_pool_backward(
+    dout: typing.Any,
+    out: typing.Any,
+    kernel: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    stride: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    padding: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    count_include_pad: bool,
+) -> None:
+    """
+    out = the sum of the shares of dout.
+    """
+
+def avg_pool_forward(
+    x: typing.Any,
+    out: typing.Any,
+    kernel: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    stride: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    padding: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    count_include_pad: bool,
+) -> None:
+    """
+    out = the average of each window.
+    """
 
 def batch_norm_backward(
     dout: typing.Any,
@@ -156,6 +186,19 @@ def clip_grad_value(grads: list, limit: typing.SupportsFloat | typing.SupportsIn
     In place.
     """
 
+def col2im(
+    columns: typing.Any,
+    out: typing.Any,
+    kernel: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    stride: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    padding: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    dilation: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    output: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+) -> None:
+    """
+    Writes the sum of every element's copies in columns into out.
+    """
+
 def device_count() -> tuple:
     """
     (number of devices, name of the error); starts the driver.
@@ -208,9 +251,46 @@ def global_norm(grads: list, zero_nonfinite: bool, norms: typing.Any) -> tuple:
     (norm, place of the first non-finite gradient or -1); norms: a float64 vector for the norm of all and of each gradient, with which a GPU is not waited for.
     """
 
+def im2col(
+    x: typing.Any,
+    columns: typing.Any,
+    kernel: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    stride: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    padding: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    dilation: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    output: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+) -> None:
+    """
+    Writes the windows of x into columns.
+    """
+
 def launch_count() -> int:
     """
     Kernels started so far.
+    """
+
+def max_pool_backward(
+    dout: typing.Any,
+    positions: typing.Any,
+    out: typing.Any,
+    kernel: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    stride: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    padding: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+) -> None:
+    """
+    out = the sum of dout over positions.
+    """
+
+def max_pool_forward(
+    x: typing.Any,
+    out: typing.Any,
+    positions: typing.Any,
+    kernel: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    stride: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    padding: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+) -> None:
+    """
+    out = the largest element of each window; where it was goes to positions.
     """
 
 variant: str

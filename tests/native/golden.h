@@ -120,6 +120,7 @@ void add_number_rows(std::vector<Row>& rows);
 void add_normalization_rows(std::vector<Row>& rows);
 void add_layer_normalization_rows(std::vector<Row>& rows);
 void add_dropout_rows(std::vector<Row>& rows);
+void add_convolution_rows(std::vector<Row>& rows);
 void add_optimizer_rows(std::vector<Row>& rows);
 
 }  // namespace kitae::golden

@@ -38,6 +38,7 @@ int main(int argc, char** argv) {
   kitae::golden::add_layer_normalization_rows(rows);
   kitae::golden::add_dropout_rows(rows);
   kitae::golden::add_optimizer_rows(rows);
+  kitae::golden::add_convolution_rows(rows);
 
   std::ostringstream found;
   for (const kitae::golden::Row& row : rows) {

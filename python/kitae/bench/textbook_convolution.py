@@ -3,6 +3,8 @@
 As ``textbook`` is: one line of code for one line of the equation, nothing tuned and nothing slowed down.
 """
 
+from typing import Any
+
 import numpy as np
 
 from . import textbook
@@ -111,7 +113,7 @@ class Network:
             for i in (1, 2)
         )
         last = [MaxPooling(2, 2), Flatten(), textbook.Affine(params["W3"], params["b3"])]
-        self.layers = [*first, *second, *last]
+        self.layers: list[Any] = [*first, *second, *last]
         self.loss = textbook.SoftmaxWithLoss()
 
     def step(self, x, labels):
@@ -126,7 +128,8 @@ class Network:
 
     @property
     def grads(self):
-        grads, number = {}, 0
+        grads: dict[str, Any] = {}
+        number = 0
         for layer in self.layers:
             if "W" in layer.params:
                 number += 1
