@@ -3,10 +3,10 @@
 The same row drives the correctness test on every backend, the finite-difference gradient check and the benchmark.
 """
 
-from . import dropout, gradients, normalization, optimizers
+from . import averaging, dropout, gradients, normalization, optimizers
 from .row import Case, Expected, Gradient, Inputs, Results, Size, Tolerance, Traffic, allowed_error, dtype_named
 
-CASES: tuple[Case, ...] = (*normalization.CASES, *dropout.CASES, *optimizers.CASES, *gradients.CASES)
+CASES: tuple[Case, ...] = (*normalization.CASES, *dropout.CASES, *optimizers.CASES, *averaging.CASES, *gradients.CASES)
 
 
 def case_named(name: str) -> Case:

@@ -5,7 +5,7 @@ faster by a change that its users can make is a defect of this folder.
 """
 
 from ..cases import Case, Inputs
-from . import dropout, gradients, jax, normalization, optimizers, torch_face
+from . import averaging, dropout, gradients, jax, normalization, optimizers, torch_face
 from .contender import Contender, Contenders, Maker, System, set_threads, torch_if_installed
 
 
@@ -17,6 +17,8 @@ def contenders(case: Case, inputs: Inputs) -> Contenders:
         maker = normalization.contenders
     elif case.family == "dropout":
         maker = dropout.contenders
+    elif "averages" in inputs:
+        maker = averaging.contenders
     elif "params" in inputs:
         maker = optimizers.contenders
     else:
