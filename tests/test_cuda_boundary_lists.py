@@ -154,3 +154,54 @@ def test_what_raise_finds_is_raised_by_check(cuda: ModuleType) -> None:
     assert opt.steps == 0
     assert not opt.stats.written
     _assert_same(params, [np.ones(5, np.float32), np.ones(4, np.float32)])
+
+
+@pytest.mark.parametrize("mode", ["clip_l2_per_layer", "renormalize_l2_per_layer", "clip_l2_per_param_type"])
+def test_normalizations(cuda: ModuleType, rng: np.random.Generator, mode: str) -> None:
+    grads = _made(rng)
+    own = _on_device(grads, 1)
+    before = cuda.launched()[0]
+    norms = kitae.normalize_gradients([own[:2], {"W": own[2], "b": own[3]}, []], mode, 0.5)
+    assert cuda.launched()[:2] == (before + 2, 1)  # norms, change
+    expected = kitae.normalize_gradients([grads[:2], {"W": grads[2], "b": grads[3]}, []], mode, 0.5)
+    _assert_same(own, grads)
+    if mode.endswith("layer"):
+        assert all(type(norm) is ndarray for norm in norms)
+        assert [float(norm.get()) for norm in norms] == expected
+    else:
+        assert [float(norm.get()) for norm in norms[0]] == expected[0]
+        assert {key: float(norm.get()) for key, norm in norms[1].items()} == expected[1]
+    kitae.normalize_gradients([own], "clip_elementwise_absolute_value", 0.01)
+    kitae.clip_grad_value(grads, 0.01)
+    _assert_same(own, grads)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+def test_averages(cuda: ModuleType, rng: np.random.Generator, dtype: str) -> None:
+    params, changed = _made(rng, dtype), _made(rng, dtype)
+    own = _on_device(params, 1)
+    expected, average = kitae.EMA(params, 0.75), kitae.EMA(own, 0.75)
+    for array, other, value in zip(params, own, changed, strict=True):
+        array[...] = value
+        other.set(value)
+    for _ in range(2):
+        expected.update()
+        average.update()
+    _assert_same(average.averages, expected.averages)
+    with average.applied():
+        _assert_same(own, expected.averages)
+    _assert_same(own, changed)
+    average.load_state_dict(expected.state_dict())
+    average.update()
+    expected.update()
+    _assert_same(average.averages, expected.averages)
+
+
+def test_tracking_is_refused_in_words(cuda: ModuleType) -> None:
+    opt = kitae.Adam(_on_device([np.ones(3, np.float32)]))
+    with pytest.raises(ValueError, match=r"Adam: track: expected False for parameters on a GPU"):
+        opt.track = True
+    opt.track = False
+    opt.step(_on_device([np.ones(3, np.float32)]))
+    assert not opt.track
+    assert opt.stats.parameters is None

@@ -94,7 +94,7 @@ class _Pair:
         places: list[tuple[int, list[int] | None]] | None = None,
     ) -> None:
         self.cuda, self.memory, self.plans = cuda, [], []
-        slot_count = {"adam": 2, "velocity": 1, "amsgrad": 3, "gradient_descent": 0}[rule]
+        slot_count = {"adam": 2, "velocity": 1, "amsgrad": 3, "gradient_descent": 0, "average": 0}[rule]
         for module in (reference, cuda):
             own = _copies(params)
             wide = [np.float64 if p.dtype == np.float64 else np.float32 for p in own]
@@ -295,6 +295,16 @@ def test_the_count_can_be_set(cuda: ModuleType, rng: np.random.Generator) -> Non
     assert pair.plans[1].result()[4] == 7
     pair.step(_made(rng, "float32"), 8, NONE, 0.0, 0.0, PROPAGATE)
     pair.assert_same()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", [_plain, _misaligned, _fortran, _every_other])
+def test_averages(cuda: ModuleType, rng: np.random.Generator, dtype: str, layout: Layout) -> None:
+    pair = _Pair(cuda, "average", [{"gain": 0.25}, {"gain": 1.0}], _made(rng, dtype, layout))
+    for number in (1, 2):
+        cuda.set_seed(number)
+        pair.step(_made(rng, dtype, layout), number, NONE, 0.0, 0.0, PROPAGATE)
+        pair.assert_same()
 
 
 def test_nothing_but_empty_tensors(cuda: ModuleType) -> None:

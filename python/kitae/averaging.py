@@ -11,7 +11,6 @@ from kitae import _checks, _dispatch
 from kitae._checks import Rejected
 from kitae._parameters import Places, Structure, check_loaded, float32_copy, refuse_bad_arrays, write_loaded
 from kitae.gradients import NONFINITE_CODES, SCOPE_CODES
-from kitae.reference.optimizers import bias_correction
 
 __all__ = ["EMA", "SWA"]
 
@@ -235,6 +234,8 @@ class EMA(_Average):
         if self._warmup:
             return max(1.0 - self._decay, 9 / (9 + n))
         if self._debias:
+            from kitae.reference.optimizers import bias_correction
+
             return (1.0 - self._decay) / bias_correction(self._decay, n)
         return 1.0 - self._decay
 

@@ -27,6 +27,7 @@ const std::map<std::string, NumbersOfRule>& rules() {
   static const NumbersOfRule adam = {
       {"learning_rate", 0x1p-7}, {"beta1", 0.9}, {"beta2", 0.999}, {"eps", 1e-8}, {"eps_after_correction", 1}};
   static const std::map<std::string, NumbersOfRule> table = {
+      {"average", {{"gain", 0x1p-5}}},
       {"gradient_descent", {{"gradient_gain", -0x1p-7}}},
       {"velocity", velocity},
       {"nesterov",

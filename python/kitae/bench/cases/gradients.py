@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -75,6 +76,28 @@ def _expected_value(inputs: Inputs) -> dict[str, Expected]:
     return {f"grads.{i}": Expected(np.clip(wide(g), -LIMIT, LIMIT)) for i, g in enumerate(inputs["grads"])}
 
 
+def layers_of(grads: list[Any]) -> list[list[Any]]:
+    """Weights and biases, two and two."""
+    return [grads[i : i + 2] for i in range(0, len(grads), 2)]
+
+
+def _call_layers(inputs: Inputs, out: Mapping[str, np.ndarray]) -> Results:
+    norms = kitae.normalize_gradients(layers_of(inputs["grads"]), "clip_l2_per_layer", MAX_NORM)
+    return {"norms": np.array(norms)} | _changed(inputs)
+
+
+def _expected_layers(inputs: Inputs) -> dict[str, Expected]:
+    norms, clipped, extra = [], {}, []
+    for number, layer in enumerate(layers_of(inputs["grads"])):
+        norm, error = _norm(layer), _relative_error(layer)
+        norms.append(norm)
+        extra.append(error * norm)
+        for i, g in enumerate(layer):
+            value = (MAX_NORM / norm if norm > MAX_NORM else 1.0) * wide(g)
+            clipped[f"grads.{2 * number + i}"] = Expected(value, extra=error * np.abs(value))
+    return {"norms": Expected(np.array(norms), extra=np.array(extra))} | clipped
+
+
 def _traffic(inputs: Inputs, level2: int, *, reads_twice: bool = False, writes: bool = True) -> Traffic:
     grads = total_bytes(inputs["grads"])
     return Traffic(grads * (2 if reads_twice and grads > level2 else 1), grads if writes else 0)
@@ -122,5 +145,18 @@ CASES = (
         changes=("grads",),
         bench_sizes=BENCH_SIZES,
         traffic=partial(_traffic),
+    ),
+    Case(
+        name="normalize_gradients",
+        family="clipping",
+        dtypes=_DTYPES,
+        test_sizes=_TEST_SIZES,
+        make=_make,
+        call=_call_layers,
+        expected=_expected_layers,
+        tolerance={"norms": _NORM, "grads": _SCALED},
+        changes=("grads",),
+        bench_sizes=BENCH_SIZES,
+        traffic=partial(_traffic, reads_twice=True),
     ),
 )

@@ -7,7 +7,7 @@ faster by a change that its users can make is a defect of this folder.
 import numpy as np
 
 from ..cases import Case, Inputs
-from . import dropout, gradients, jax, layer_normalization, networks, normalization, optimizers, torch_face
+from . import averaging, dropout, gradients, jax, layer_normalization, networks, normalization, optimizers, torch_face
 from .contender import Contender, Contenders, Maker, System, set_threads, torch_if_installed
 
 
@@ -23,6 +23,8 @@ def contenders(case: Case, inputs: Inputs) -> Contenders:
         maker = layer_normalization.contenders
     elif case.family == "dropout":
         maker = dropout.contenders
+    elif "averages" in inputs:
+        maker = averaging.contenders
     elif "params" in inputs:
         maker = optimizers.contenders
     else:

@@ -10,7 +10,7 @@ import kitae
 
 from .. import textbook
 from ..cases import Inputs, Results
-from ..cases.gradients import CLIP_EPS, LIMIT, MAX_NORM
+from ..cases.gradients import CLIP_EPS, LIMIT, MAX_NORM, layers_of
 from .blocks import blocks
 from .contender import Contender, Contenders, System, in_numpys_arithmetic, tensor_over, torch_if_installed
 
@@ -67,6 +67,22 @@ def contenders(case: str, inputs: Inputs) -> Contenders:
         for piece in pieces:
             np.clip(piece, -LIMIT, LIMIT, out=piece)
 
+    layers = layers_of(grads)
+    layers_in_pieces = [[piece for (piece,) in blocks(layer)] for layer in layers]
+
+    def textbook_layers() -> None:
+        max_norm = limit.next()
+        for layer in layers:
+            norm = np.sqrt(sum(np.sum(g**2) for g in layer))
+            if norm > max_norm:
+                for g in layer:
+                    g *= max_norm / norm
+
+    def numpy_layers() -> None:
+        max_norm = limit.next()
+        for layer in layers_in_pieces:
+            clip_in_blocks(layer, max_norm)
+
     systems: tuple[tuple[System, str], ...] = (("textbook", ""), ("NumPy", "out="), ("kitae", ""))
     calls: dict[str, tuple[Callable[[], Any], ...]] = {
         "global_norm": (textbook_norm, lambda: norm_in_blocks(pieces), lambda: kitae.global_norm(grads)),
@@ -76,6 +92,11 @@ def contenders(case: str, inputs: Inputs) -> Contenders:
             lambda: kitae.clip_grad_norm(grads, limit.next()),
         ),
         "clip_grad_value": (textbook_clip_value, numpy_clip_value, lambda: kitae.clip_grad_value(grads, LIMIT)),
+        "normalize_gradients": (
+            textbook_layers,
+            numpy_layers,
+            lambda: kitae.normalize_gradients(layers, "clip_l2_per_layer", limit.next()),
+        ),
     }
     made = [
         Contender(system, variant, "in place", call, results)
@@ -101,11 +122,16 @@ def _torch(
     for holder, tensor in zip(holders, tensors, strict=True):
         holder.grad = tensor
 
+    def clip_layers(max_norm: float, foreach: bool) -> None:
+        for layer in layers_of(holders):
+            utils.clip_grad_norm_(layer, max_norm, foreach=foreach)
+
     def contender(variant: str, foreach: bool) -> Contender:
         call: Callable[[], Any] = {
             "global_norm": lambda: utils.get_total_norm(tensors, foreach=foreach),
             "clip_grad_norm": lambda: utils.clip_grad_norm_(holders, limit.next(), foreach=foreach),
             "clip_grad_value": lambda: utils.clip_grad_value_(holders, LIMIT, foreach=foreach),
+            "normalize_gradients": lambda: clip_layers(limit.next(), foreach),
         }[case]
         return Contender(
             "PyTorch", variant, "in place", call, lambda norm: results(norm if norm is None else float(norm))

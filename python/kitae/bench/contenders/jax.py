@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..cases import Inputs, Results
-from ..cases.gradients import CLIP_EPS, LIMIT
+from ..cases.averaging import DECAY
+from ..cases.gradients import CLIP_EPS, LIMIT, layers_of
 from ..cases.gradients import MAX_NORM as CLIP_NORM
 from ..cases.normalization import EPS, RUNNING_DECAY
 from ..cases.optimizers import (
@@ -44,6 +45,8 @@ def contenders(family: str, case: str, inputs: Inputs) -> Contenders:
         return _layer_norm(case, inputs)
     if family == "dropout":
         return _dropout(case, inputs)
+    if "averages" in inputs:
+        return _average(inputs)
     return _optimizers(case, inputs) if "params" in inputs else _gradients(case, inputs)
 
 
@@ -230,6 +233,26 @@ def _optimizers(case: str, inputs: Inputs) -> Contenders:
     return [Contender("JAX", "jit, donated", "in place", call, results)]
 
 
+def _average(inputs: Inputs) -> Contenders:
+    import jax
+    import jax.numpy as jnp
+
+    values = [jnp.array(value) for value in inputs["values"]]
+    held = [[jnp.array(array) for array in inputs["averages"]]]
+    update = jax.jit(
+        lambda averages, values: [a + (1 - DECAY) * (p - a) for a, p in zip(averages, values, strict=True)],
+        donate_argnums=0,
+    )
+
+    def call() -> None:
+        held[0] = jax.block_until_ready(update(held[0], values))
+
+    def results(_: Any) -> Results:
+        return {f"averages.{i}": np.asarray(a) for i, a in enumerate(held[0])}
+
+    return [Contender("JAX", "jit, donated", "in place", call, results)]
+
+
 def _gradients(case: str, inputs: Inputs) -> Contenders:
     import jax
     import jax.numpy as jnp
@@ -246,11 +269,18 @@ def _gradients(case: str, inputs: Inputs) -> Contenders:
     def call_clip() -> None:
         held[0] = jax.block_until_ready(clip(held[0], limit.next()))
 
+    clip_layers = jax.jit(
+        lambda grads, limit: [g for layer in layers_of(grads) for g in _clipped(layer, limit)[0]], donate_argnums=0
+    )
+
+    def call_layers() -> None:
+        held[0] = jax.block_until_ready(clip_layers(held[0], limit.next()))
+
     def call_value() -> None:
         held[0] = jax.block_until_ready(clip_value(held[0]))
 
     def results(_: Any) -> Results:
         return {f"grads.{i}": np.asarray(g) for i, g in enumerate(held[0])}
 
-    chosen = call_clip if case == "clip_grad_norm" else call_value
-    return [Contender("JAX", "jit, donated", "in place", chosen, results)]
+    calls = {"clip_grad_norm": call_clip, "clip_grad_value": call_value, "normalize_gradients": call_layers}
+    return [Contender("JAX", "jit, donated", "in place", calls[case], results)]

@@ -1,0 +1,60 @@
+"""Moving averages of parameters by the formula, in NumPy without temporaries, by PyTorch and by kitae."""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..cases import Inputs, Results
+from ..cases.averaging import DECAY, average
+from .blocks import BLOCK, blocks
+from .contender import Contender, Contenders, torch_if_installed
+
+
+def contenders(case: str, inputs: Inputs) -> Contenders:
+    averages, values = inputs["averages"], inputs["values"]
+    ema = average(inputs)
+    scratch = np.empty(BLOCK, np.float32)
+
+    def results(arrays: list[Any]) -> Callable[[Any], Results]:
+        return lambda _: {f"averages.{i}": np.asarray(array) for i, array in enumerate(arrays)}
+
+    def textbook() -> None:
+        for i, value in enumerate(values):
+            averages[i] = DECAY * averages[i] + (1 - DECAY) * value
+
+    pieces = [(a, p, scratch[: a.size]) for a, p in blocks(averages, values)]
+
+    def numpy() -> None:
+        for a, p, difference in pieces:
+            np.subtract(p, a, out=difference)
+            np.multiply(difference, np.float32(1 - DECAY), out=difference)
+            np.add(a, difference, out=a)
+
+    made = [
+        Contender("textbook", "", "in place", textbook, results(averages)),
+        Contender("NumPy", "out=", "in place", numpy, results(averages)),
+        Contender("kitae", "", "in place", ema.update, results(ema.averages)),
+    ]
+    torch = torch_if_installed()
+    return made if torch is None else [*made, *_torch(torch, inputs, results)]
+
+
+def _torch(torch: ModuleType, inputs: Inputs, results: Callable[[list[Any]], Callable[[Any], Results]]) -> Contenders:
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    values = [torch.from_numpy(value) for value in inputs["values"]]
+    averages = [torch.from_numpy(array) for array in inputs["averages"]]
+    multiple = get_ema_multi_avg_fn(DECAY)
+    model = torch.nn.ParameterList(values)
+    averaged = AveragedModel(model, multi_avg_fn=multiple)
+    averaged.n_averaged.fill_(1)  # the first update copies
+    with torch.no_grad():
+        for own, start in zip(averaged.module.parameters(), averages, strict=True):
+            own.copy_(start)
+    held = [own.detach() for own in averaged.module.parameters()]
+    return [
+        Contender("PyTorch", "multi_avg_fn", "in place", lambda: multiple(averages, values, None), results(averages)),
+        Contender("PyTorch", "AveragedModel", "in place", lambda: averaged.update_parameters(model), results(held)),
+    ]
