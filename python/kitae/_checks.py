@@ -214,6 +214,7 @@ _FINDINGS = {
     1: ("batch_norm: x: expected a finite mean and variance in every channel, got others in channel", "training"),
     2: ("batch_norm: running_mean, running_var: expected finite statistics, got others in channel", "inference"),
     3: ("expected finite gradients, got infinite or NaN elements in the gradient number", "a step or clipping"),
+    4: ("layer_norm: x: expected a finite mean and variance in every sample, got others in sample", "layer_norm"),
 }
 
 
