@@ -78,7 +78,9 @@ def main():
         last = np.array([run[-1] for run in of_kind])
         rows.append([kind, *map(float, last.mean(axis=0)), float(last[:, 1].min()), float(last[:, 1].max())])
     print(
-        f"accuracy after {epochs} epochs on {IMAGES} training images, {WRONG} labels of them by lot, mean of {seeds} first weights"
+        print(
+            f"accuracy after {epochs} epochs on {IMAGES} images, {WRONG} labels by lot, mean of {seeds} first weights"
+        )
     )
     print_table(["", "training", "test", "lowest test", "highest test"], rows)
     path = picture(__file__, chosen.out)
