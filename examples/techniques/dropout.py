@@ -77,11 +77,7 @@ def main():
     for kind, of_kind in runs.items():
         last = np.array([run[-1] for run in of_kind])
         rows.append([kind, *map(float, last.mean(axis=0)), float(last[:, 1].min()), float(last[:, 1].max())])
-    print(
-        print(
-            f"accuracy after {epochs} epochs on {IMAGES} images, {WRONG} labels by lot, mean of {seeds} first weights"
-        )
-    )
+    print(f"accuracy after {epochs} epochs on {IMAGES} images, {WRONG} labels by lot, mean of {seeds} first weights")
     print_table(["", "training", "test", "lowest test", "highest test"], rows)
     path = picture(__file__, chosen.out)
     draw({kind: np.mean(of_kind, axis=0) for kind, of_kind in runs.items()}, path)
