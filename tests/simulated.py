@@ -16,6 +16,8 @@ import pytest
 FAMILIES = {
     "dropout": "dropout_forward",
     "batch_norm": "batch_norm_forward",
+    "layer_norm": "layer_norm_forward",
+    "weight_norm": "weight_norm_forward",
     "optimizers": "OptimizerPlan",
     "clipping": "global_norm",
     "convolution": "im2col",

@@ -69,6 +69,50 @@ struct StatisticsArray {
 
 // ---- forward
 
+template <class S>
+struct DeviationSource {
+  using Op = DeviationTerms;
+  struct Raw {
+    S x;
+  };
+  struct Channel {
+    double parameter;
+  };
+  const S* x;
+  int64_t inner;
+  uint64_t* bad;
+
+  // The first kernel of the call, so it is the one to begin the call's verdict.
+  KITAE_DEVICE void begin() const {
+    if (global_thread() == 0) *bad = 0;
+  }
+  KITAE_DEVICE bool wanted(int64_t) const { return true; }
+  KITAE_DEVICE Channel channel(int64_t index) const { return {static_cast<double>(widen(x[index * inner]))}; }
+  KITAE_DEVICE Raw load(const Place& place) const { return {x[place.index]}; }
+  KITAE_DEVICE void value(const Raw& raw, const Channel&, double (&inputs)[1]) const {
+    inputs[0] = static_cast<double>(widen(raw.x));
+  }
+};
+
+// Channels of float64 whose sums are not finite: they may only have overflowed.
+struct ScaledDeviationSource {
+  using Op = ScaledDeviationTerms;
+  using Raw = DeviationSource<double>::Raw;
+  using Channel = DeviationSource<double>::Channel;
+  const double* x;
+  int64_t inner;
+  const double* batch;
+  int64_t channels;
+
+  KITAE_DEVICE void begin() const {}
+  KITAE_DEVICE bool wanted(int64_t channel) const {
+    return !is_finite(batch[channel]) || !is_finite(batch[channels + channel]);
+  }
+  KITAE_DEVICE Channel channel(int64_t index) const { return {x[index * inner] * kOverflowScale}; }
+  KITAE_DEVICE Raw load(const Place& place) const { return {x[place.index]}; }
+  KITAE_DEVICE void value(const Raw& raw, const Channel&, double (&inputs)[1]) const { inputs[0] = raw.x; }
+};
+
 struct BatchResult {
   ChannelStatistics statistics;
   double variance;

@@ -7,7 +7,13 @@
 namespace kitae::cuda {
 
 // python/kitae/_checks.py has the words, in this order.
-enum class Finding : uint32_t { none = 0, nonfinite_channel = 1, nonfinite_running = 2, nonfinite_gradient = 3 };
+enum class Finding : uint32_t {
+  none = 0,
+  nonfinite_channel = 1,
+  nonfinite_running = 2,
+  nonfinite_gradient = 3,
+  nonfinite_sample = 4
+};
 
 struct Found {
   Finding code;

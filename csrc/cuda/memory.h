@@ -89,4 +89,19 @@ inline void download(cudaStream_t stream, void* to, const void* from, size_t byt
   if (bytes) KITAE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream));
 }
 
+// The call's scratch, one piece after the other.
+class Layout {
+ public:
+  template <class T>
+  int64_t add(int64_t count) {
+    const int64_t at = bytes_;
+    bytes_ += (count * static_cast<int64_t>(sizeof(T)) + 255) / 256 * 256;
+    return at;
+  }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  int64_t bytes_ = 0;
+};
+
 }  // namespace kitae::cuda

@@ -232,19 +232,36 @@ struct FoldChannels {
 // Doubles of `partial`.
 inline int64_t partial_count(const ChannelSizes& sizes) { return 2 * sizes.channels * ChannelChunks(sizes).count; }
 
+namespace detail {
+
+inline int64_t chunks_of(const ChannelSizes& sizes) { return sizes.size() > 0 ? ChannelChunks(sizes).count : 0; }
+
+template <class Finish>
+void fold_channels(const ChannelSizes& sizes, const Finish& finish, double* partial, cudaStream_t stream) {
+  using Kernel = FoldChannels<Finish>;
+  launch(Kernel{finish, partial, sizes.channels, chunks_of(sizes)}, Shape{grid_blocks<Kernel>(sizes.channels * kWarp)},
+         stream);
+}
+
+}  // namespace detail
+
+// Where channels lie side by side (inner == 1): the source then is compiled for that alone.
+template <class Source, class Finish>
+void reduce_adjacent_channels(const ChannelSizes& sizes, const Source& source, const Finish& finish, double* partial,
+                              cudaStream_t stream) {
+  using Kernel = SumAcross<Source>;
+  launch(Kernel{source, sizes, partial}, Shape{grid_blocks<Kernel>(sizes.channels * detail::chunks_of(sizes))}, stream);
+  detail::fold_channels(sizes, finish, partial, stream);
+}
+
 template <class Source, class Finish>
 void reduce_channels(const ChannelSizes& sizes, const Source& source, const Finish& finish, double* partial,
                      cudaStream_t stream) {
-  const int64_t chunks = sizes.size() > 0 ? ChannelChunks(sizes).count : 0;
-  if (sizes.adjacent()) {
-    using Kernel = SumAcross<Source>;
-    launch(Kernel{source, sizes, partial}, Shape{grid_blocks<Kernel>(sizes.channels * chunks)}, stream);
-  } else {
-    using Kernel = SumAlong<Source>;
-    launch(Kernel{source, sizes, partial}, Shape{grid_blocks<Kernel>(sizes.channels * chunks * kLanes)}, stream);
-  }
-  using Kernel = FoldChannels<Finish>;
-  launch(Kernel{finish, partial, sizes.channels, chunks}, Shape{grid_blocks<Kernel>(sizes.channels * kWarp)}, stream);
+  if (sizes.adjacent()) return reduce_adjacent_channels(sizes, source, finish, partial, stream);
+  using Kernel = SumAlong<Source>;
+  const int64_t lanes = sizes.channels * detail::chunks_of(sizes) * kLanes;
+  launch(Kernel{source, sizes, partial}, Shape{grid_blocks<Kernel>(lanes)}, stream);
+  detail::fold_channels(sizes, finish, partial, stream);
 }
 
 }  // namespace kitae::cuda

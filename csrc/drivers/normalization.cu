@@ -32,70 +32,14 @@ namespace {
 
 using cuda::ChannelRows;
 using cuda::ChannelVector;
+using cuda::DeviationSource;
 using cuda::launch;
+using cuda::Layout;
+using cuda::ScaledDeviationSource;
 using cuda::Shape;
 using cuda::Sums;
 
-// The call's scratch, one piece after the other.
-class Layout {
- public:
-  template <class T>
-  int64_t add(int64_t count) {
-    const int64_t at = bytes_;
-    bytes_ += (count * static_cast<int64_t>(sizeof(T)) + 255) / 256 * 256;
-    return at;
-  }
-  int64_t bytes() const { return bytes_; }
-
- private:
-  int64_t bytes_ = 0;
-};
-
 // ---- sums
-
-template <class S>
-struct DeviationSource {
-  using Op = DeviationTerms;
-  struct Raw {
-    S x;
-  };
-  struct Channel {
-    double parameter;
-  };
-  const S* x;
-  int64_t inner;
-  uint64_t* bad;
-
-  // The first kernel of the call, so it is the one to begin the call's verdict.
-  KITAE_DEVICE void begin() const {
-    if (cuda::global_thread() == 0) *bad = 0;
-  }
-  KITAE_DEVICE bool wanted(int64_t) const { return true; }
-  KITAE_DEVICE Channel channel(int64_t index) const { return {static_cast<double>(cuda::widen(x[index * inner]))}; }
-  KITAE_DEVICE Raw load(const cuda::Place& place) const { return {x[place.index]}; }
-  KITAE_DEVICE void value(const Raw& raw, const Channel&, double (&inputs)[1]) const {
-    inputs[0] = static_cast<double>(cuda::widen(raw.x));
-  }
-};
-
-// Channels of float64 whose sums are not finite: they may only have overflowed.
-struct ScaledDeviationSource {
-  using Op = ScaledDeviationTerms;
-  using Raw = DeviationSource<double>::Raw;
-  using Channel = DeviationSource<double>::Channel;
-  const double* x;
-  int64_t inner;
-  const double* batch;
-  int64_t channels;
-
-  KITAE_DEVICE void begin() const {}
-  KITAE_DEVICE bool wanted(int64_t channel) const {
-    return !is_finite(batch[channel]) || !is_finite(batch[channels + channel]);
-  }
-  KITAE_DEVICE Channel channel(int64_t index) const { return {x[index * inner] * kOverflowScale}; }
-  KITAE_DEVICE Raw load(const cuda::Place& place) const { return {x[place.index]}; }
-  KITAE_DEVICE void value(const Raw& raw, const Channel&, double (&inputs)[1]) const { inputs[0] = raw.x; }
-};
 
 template <class S, cuda::Through kThrough>
 struct GradientSource {

@@ -201,7 +201,9 @@ class WeightNorm:
         ones[...] = 1
         _, saved = weight_norm(weight, ones, axis=axis)
         self._own = {"v": copy_in_order(weight), "g": saved._norms.astype(weight.dtype)}
-        self._own_grads = {name: array * 0 for name, array in self._own.items()}
+        self._own_grads = {name: _dispatch.empty_like(array) for name, array in self._own.items()}
+        for array in self._own_grads.values():
+            array[...] = 0
         self._saved = None
 
     def forward(self, x: NDArray[Any], training: bool = True) -> NDArray[Any]:

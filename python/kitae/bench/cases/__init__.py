@@ -3,7 +3,16 @@
 The same row drives the correctness test on every backend, the finite-difference gradient check and the benchmark.
 """
 
-from . import averaging, convolution, dropout, gradients, layer_normalization, normalization, optimizers, weight_normalization
+from . import (
+    averaging,
+    convolution,
+    dropout,
+    gradients,
+    layer_normalization,
+    normalization,
+    optimizers,
+    weight_normalization,
+)
 from .row import Case, Expected, Gradient, Inputs, Results, Size, Tolerance, Traffic, allowed_error, dtype_named
 
 CASES: tuple[Case, ...] = (
