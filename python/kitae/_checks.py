@@ -213,12 +213,8 @@ def device_error(expression: str, name: str, message: str, arrays: str) -> Excep
 _FINDINGS = {
     1: ("batch_norm: x: expected a finite mean and variance in every channel, got others in channel", "training"),
     2: ("batch_norm: running_mean, running_var: expected finite statistics, got others in channel", "inference"),
-<<<<<<< HEAD
     3: ("clip_grad_norm or step: grads: expected finite elements, got others in gradient number", "a step or clipping"),
-=======
-    3: ("expected finite gradients, got infinite or NaN elements in the gradient number", "a step or clipping"),
     4: ("layer_norm: x: expected a finite mean and variance in every sample, got others in sample", "layer_norm"),
->>>>>>> norm
 }
 
 
