@@ -179,6 +179,21 @@ def test_learning_rate_scheduler():
     assert trainer.history.history["lr"] == [1.0, 1.0, 0.5, 0.25]
 
 
+@pytest.mark.parametrize(("rates", "expected"), [((1.0, 0.1), [0.5, 0.05]), ((0.0, 0.1), [0.5, 0.5])])
+def test_learning_rate_scheduler_keeps_ratios(rates, expected):
+    """To the first group's rate; a first rate of 0 has none."""
+    model = network()
+    model.build((1, 3), np.float32)
+    names = list(model.params)
+    groups = [{"params": {n: model.params[n] for n in part}} for part in (names[:2], names[2:])]
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
+    callbacks = [LearningRateScheduler(lambda epoch, lr: 0.5)]
+    trainer = Trainer(model, "softmax_cross_entropy", kitae.SGD(groups), callbacks=callbacks)
+    trainer.fit(X, Y, epochs=1, verbose=0)
+    assert [group["lr"] for group in trainer.optimizer.groups] == expected
+
+
 def test_csv_logger(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("old\n")

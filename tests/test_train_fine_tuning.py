@@ -124,6 +124,22 @@ def test_frozen_statistics():
     assert bits(norm.buffers) != buffers
 
 
+def test_inside_blocks():
+    """Names and layers are found inside of composite layers."""
+
+    def block():
+        return kitae.nn.Sequential(kitae.nn.Dense(4), kitae.BatchNorm())
+
+    norms = [block(), block()]
+    model = kitae.nn.Sequential(kitae.nn.Residual(norms[0]), kitae.nn.Branches(norms[1], kitae.nn.Dense(3)))
+    model.build((1, 4), np.float32)
+    assert train.freeze_statistics(model) == 2
+    assert all(block.layers[1].frozen_statistics for block in norms)
+    names = [name for name in model.params if name.startswith("0.")]
+    assert train.freeze(model, "0.*") == names
+    assert len(names) == 4
+
+
 def test_backward_through_frozen_statistics():
     """dx = gamma dout / sqrt(running_var + eps): the statistics are constants."""
     norm = kitae.BatchNorm(2, dtype=np.float64)

@@ -38,7 +38,7 @@ class LearningRateScheduler(Callback):
         old = groups[0]["lr"]
         new = _checks.number("train.LearningRateScheduler", "schedule(epoch, lr)", self.schedule(epoch, old), low=0)
         for group in groups:
-            group["lr"] = new if group["lr"] == old else group["lr"] / old * new
+            group["lr"] = new if old in (0.0, group["lr"]) else group["lr"] / old * new
 
 
 class ReduceLROnPlateau(Callback):
