@@ -81,6 +81,14 @@ class TestReductions:
         np.testing.assert_allclose(total.backward(), 5 * mean.backward(), rtol=1e-15)
 
 
+def test_label_smoothing_by_hand():
+    # Probabilities 1/4 and 3/4, targets 0.5 + 0.25 and 0.25: log 4 - 0.25 log 3, and 1/4 - 3/4, 3/4 - 1/4.
+    loss = nn.SoftmaxCrossEntropy(label_smoothing=0.5)
+    value = loss.forward(np.array([[0.0, math.log(3)]]), np.array([0]))
+    assert value == pytest.approx(math.log(4) - 0.25 * math.log(3), rel=1e-15)
+    np.testing.assert_allclose(loss.backward(), [[-0.5, 0.5]], rtol=1e-15)
+
+
 def test_sigmoid_cross_entropy_of_any_logit():
     """One element each, against mpmath: the loss of a confident right answer keeps its digits too."""
     for x in (-800.0, -40.0, -2.0, -1e-9, 0.0, 0.3, 30.0, 700.0, 1e4):

@@ -82,7 +82,9 @@ def draw(histograms, path):
     figure.subplots_adjust(left=0.16, right=0.99, bottom=0.03, top=0.97, hspace=0.75, wspace=0.08)
     axes = figure.subplots(len(INITIALIZATIONS), len(columns))
     for row, name in zip(axes, INITIALIZATIONS, strict=True):
-        row[0].set_ylabel(name.replace(", ", ",\n"), rotation=0, ha="right", va="center", fontsize=11)
+        row[0].set_ylabel(
+            name if len(name) < 15 else name.replace(", ", ",\n"), rotation=0, ha="right", va="center", fontsize=11
+        )
         for ax, (kind, layer) in zip(row, columns, strict=True):
             numbers = histograms[kind, name][layer]
             ax.stairs(numbers.counts, numbers.edges, fill=True, color="#0072B2" if kind == "tanh" else "#D55E00")
