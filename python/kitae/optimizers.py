@@ -335,6 +335,7 @@ class Optimizer(ABC):
             raise _no_tracking(self._op)
         self._plans[backend.__name__] = plan
         self._keys: list[Any] = [None] * len(self.groups)
+        self._checked: list[dict[str, tuple[Any, Any]]] = [{} for _ in self.groups]
         return plan
 
     def _current(self, op: str) -> Any:
@@ -347,10 +348,15 @@ class Optimizer(ABC):
         return self._plan(backend) if plan is None else plan
 
     def _refresh(self, number: int, key: Any) -> None:
-        group = self.groups[number]
-        values = {name: self._number(name, group[name]) for name in self._defaults}
+        group, checked = self.groups[number], self._checked[number]
+        for name in self._defaults:  # a schedule changes one of them at every step
+            given, before = group[name], checked.get(name)
+            if before is None or before[0] is not given or type(given) not in (float, int):
+                checked[name] = given, self._number(name, given)
+        values = {name: value for name, (_, value) in checked.items()}
         numbers = self._numbers(values)
-        plain = self._numbers({**values, "weight_decay": 0.0, "l1": 0.0})
+        penalties = values["weight_decay"] or values["l1"]
+        plain = self._numbers({**values, "weight_decay": 0.0, "l1": 0.0}) if penalties else numbers
         for plan in self._plans.values():
             plan.set_numbers(2 * number, numbers)
             plan.set_numbers(2 * number + 1, plain)

@@ -71,7 +71,10 @@ def kitae_step(inputs: Inputs) -> Step:
         optimizer.step()
         return value
 
-    return call, lambda value: {"loss": np.asarray(value)} | {name: grads[ours] for name, ours in names.items()}
+    def results(value: float) -> Results:
+        return {"loss": np.asarray(value)} | {name: np.asarray(grads[ours]) for name, ours in names.items()}
+
+    return call, results
 
 
 def _torch_step(torch: ModuleType, inputs: Inputs, *, fused: bool = False, channels_last: bool = False) -> Step:
