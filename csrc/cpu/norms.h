@@ -19,42 +19,41 @@ class ListNorms {
   const Norms& get() const { return norms_; }
 
   // row(tensor, begin, count, use): calls use(pointer, count) with the rows of values, float or double.
+  // layers: runs of tensors that have a norm each, the number of every run's first tensor and the end.
   template <class Row>
-  const Norms& measure(const Tiles& tiles, bool has_float64, Row row);
-  // After measure: the norms of runs of tensors, each by its own. first: number of every run's first tensor, and the
-  // end.
-  void measure_layers(const std::vector<int64_t>& first) {
-    norms_.of_layers.clear();
-    for (size_t i = 0; i + 1 < first.size(); ++i) norms_.of_layers.push_back(combined(first[i], first[i + 1]));
-  }
+  const Norms& measure(const Tiles& tiles, bool has_float64, Row row, const std::vector<int64_t>& layers = {});
 
  private:
   // The norm of the tensors [first, last), from their sums or, where one of those was scaled, from their norms.
   double combined(int64_t first, int64_t last) const {
-    double all = 0.0, largest = 0.0;
-    bool scaled = false, finite = true;
-    for (auto tensor = static_cast<size_t>(first); tensor < static_cast<size_t>(last); ++tensor) {
-      all += sums_[tensor];
+    const auto begin = static_cast<size_t>(first), end = static_cast<size_t>(last);
+    double all = 0.0;
+    for (size_t tensor = begin; tensor < end; ++tensor) all += norms_.of_tensors[tensor];
+    if (!scaled_) return square_root(all);
+    double largest = 0.0;
+    bool scaled = false;
+    for (size_t tensor = begin; tensor < end; ++tensor) {
+      if (nonfinite(norms_.of_tensors[tensor])) return square_root(all);
       scaled = scaled || scales_[tensor] != 1.0;
-      finite = finite && !nonfinite(sums_[tensor]);
-      largest = std::max(largest, norms_.of_tensors[tensor]);
+      largest = std::max(largest, norm_of(tensor));
     }
-    if (!scaled || !finite) return square_root(all);
+    if (!scaled) return square_root(all);
     all = 0.0;
-    for (auto tensor = static_cast<size_t>(first); tensor < static_cast<size_t>(last); ++tensor) {
-      const double part = norms_.of_tensors[tensor] / largest;
+    for (size_t tensor = begin; tensor < end; ++tensor) {
+      const double part = norm_of(tensor) / largest;
       all += part * part;
     }
     return largest * square_root(all);
   }
+  double norm_of(size_t tensor) const { return square_root(norms_.of_tensors[tensor]) / scales_[tensor]; }
 
   Norms norms_;
-  std::vector<double> sums_;  // of squares, scaled
   std::vector<double> partial_, scales_;
+  bool scaled_ = false;
 };
 
 template <class Row>
-const Norms& ListNorms::measure(const Tiles& tiles, bool has_float64, Row row) {
+const Norms& ListNorms::measure(const Tiles& tiles, bool has_float64, Row row, const std::vector<int64_t>& layers) {
   std::vector<double>& tensors = norms_.of_tensors;
   partial_.resize(static_cast<size_t>(tiles.chunks()));
   tensors.assign(static_cast<size_t>(tiles.tensors()), 0.0);
@@ -85,6 +84,7 @@ const Norms& ListNorms::measure(const Tiles& tiles, bool has_float64, Row row) {
   };
 
   scales_.assign(static_cast<size_t>(tiles.tensors()), 1.0);
+  scaled_ = false;
   sums();
   if (has_float64 && std::any_of(tensors.begin(), tensors.end(), needs_scaling)) {
     // The largest magnitude of every chunk whose tensor is to be redone; infinity stands for any non-finite element.
@@ -100,26 +100,27 @@ const Norms& ListNorms::measure(const Tiles& tiles, bool has_float64, Row row) {
       });
       return largest;
     });
-    bool scaled = false;
     for (int64_t tensor = 0; tensor < tiles.tensors(); ++tensor) {
       double largest = 0.0;
       for (int64_t chunk = tiles.first_chunk(tensor); chunk < tiles.first_chunk(tensor + 1); ++chunk)
         largest = std::max(largest, partial_[static_cast<size_t>(chunk)]);
       if (largest > 0.0 && !nonfinite(largest)) {
         scales_[static_cast<size_t>(tensor)] = norm_scale(largest);
-        scaled = true;
+        scaled_ = true;
       }
     }
-    if (scaled) sums();
+    if (scaled_) sums();
   }
 
-  sums_ = tensors;
+  // of_tensors has the sums of squares until here.
+  norms_.of_all = combined(0, tiles.tensors());
+  norms_.of_layers.clear();
+  for (size_t i = 0; i + 1 < layers.size(); ++i) norms_.of_layers.push_back(combined(layers[i], layers[i + 1]));
   for (int64_t tensor = 0; tensor < tiles.tensors(); ++tensor) {
     double& total = tensors[static_cast<size_t>(tensor)];
     if (nonfinite(total) && norms_.first_nonfinite < 0) norms_.first_nonfinite = tensor;
     total = square_root(total) / scales_[static_cast<size_t>(tensor)];
   }
-  norms_.of_all = combined(0, tiles.tensors());
   return norms_;
 }
 

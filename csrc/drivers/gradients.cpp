@@ -75,10 +75,10 @@ class CpuTensorList final : public TensorList {
 
  private:
   void measure(bool zero_nonfinite) {
-    norms_.measure(tiles_, has_float64_, [&](int64_t tensor, int64_t begin, int64_t count, auto use) {
+    const auto row = [&](int64_t tensor, int64_t begin, int64_t count, auto use) {
       read_rows(views_[static_cast<size_t>(tensor)], begin, count, zero_nonfinite, use);
-    });
-    norms_.measure_layers(layers_);
+    };
+    norms_.measure(tiles_, has_float64_, row, layers_);
   }
 
   void write(double* norms) const {
