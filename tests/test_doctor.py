@@ -16,6 +16,7 @@ from kitae.train.doctor.journal import Journal, LayerLook, Look, ParameterLook, 
 from kitae.train.doctor.looking import compare, next_look
 from kitae.train.doctor.losses import look_at_labels
 from kitae.train.doctor.measure import sample
+from kitae.train.doctor.rates import ratios
 
 
 def problem(samples: int = 64) -> tuple[Any, Any]:
@@ -95,6 +96,14 @@ def test_update_ratio_by_hand() -> None:
     assert noted.ratio_l2 == pytest.approx(0.1, rel=1e-15)  # double arithmetic on numbers of one digit
     assert noted.ratio_mean == pytest.approx(0.1, rel=1e-15)
     assert noted.lost == pytest.approx(1 / 3, rel=1e-15)  # the last has a gradient and did not move
+
+
+def test_a_ratio_of_overflowed_norms_is_infinite() -> None:
+    """A NaN would compare as nothing, and hide the largest learning rates."""
+    weights = ParameterLook("W", 2, (1, 2), None, gradient=np.ones(2, np.float32))
+    compare(weights, np.full(2, 1e30, np.float32), np.full(2, -1e30, np.float32))
+    look = Look(0, [LayerLook("0", "Dense", None, frozenset(), parameters={"W": weights})])
+    assert ratios(look) == {"0 Dense": np.inf}
 
 
 def test_gain_by_hand() -> None:

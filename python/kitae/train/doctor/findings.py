@@ -118,8 +118,8 @@ THRESHOLDS: dict[str, Threshold] = {
     ),
     "saturated_share": Threshold(0.5, "half of the outputs have a derivative below 4 % of the largest"),
     "scale_over_depth": Threshold(1e3, "10 layers that halve or double reach it"),
-    "gradient_over_depth": Threshold(1e4, "10 sigmoid layers reach it, whose derivative is at most 1/4"),
-    "gradient_over_time": Threshold(1e3, "beyond it clipping at any useful norm leaves only the oldest steps"),
+    "gradient_over_depth": Threshold(1e4, "7 sigmoid layers reach it, whose derivative is at most 1/4"),
+    "gradient_over_time": Threshold(1e3, "25 steps that each multiply it by 1.32 reach it"),
     "ratio_high": Threshold(0.1, "100 times the healthy 1e-3 (cs231n)"),
     "ratio_erasing": Threshold(1.0, "an update as large as the parameter erases the initialization"),
     "ratio_low": Threshold(3e-5, "30 times below the healthy 1e-3 (cs231n)"),
@@ -128,7 +128,7 @@ THRESHOLDS: dict[str, Threshold] = {
     "loss_stall": Threshold(0.1, "share by which the loss must have fallen to count as learning"),
     "lost_updates": Threshold(0.5, "half of the parameters with a gradient did not change in their last bit"),
     "small_batch": Threshold(
-        8, "a variance of 8 values is off by 50 % (sqrt(2 / (n - 1))); He et al. see BN fail below"
+        8, "a variance of 8 values is off by 50 % (sqrt(2 / (n - 1))); Wu and He 2018 see errors rise there"
     ),
     "stale_statistics": Threshold(1.0, "running and batch mean a standard deviation apart; 32 samples explain 0.2"),
     "memorized_against": Threshold(0.1, "samples whose label has a tenth of the prediction's probability; healthy 1 %"),

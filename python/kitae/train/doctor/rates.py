@@ -18,7 +18,7 @@ def ratios(look: Look) -> dict[str, float]:
     for layer in look.layers:
         values = [float(p.ratio_l2) for p in layer.weights() if p.ratio_l2 is not None]
         if values:
-            found[str(layer)] = max(values)
+            found[str(layer)] = max(np.inf if np.isnan(value) else value for value in values)  # inf / inf: overflowed
     return found
 
 
