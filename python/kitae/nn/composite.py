@@ -33,7 +33,7 @@ class Composite(Layer):
         return {name: param for name, param, _, is_first, _ in self._entries() if is_first}
 
     @property
-    def grads(self) -> dict[str, NDArray[Any] | None]:  # type: ignore[override]
+    def grads(self) -> dict[str, Any]:  # type: ignore[override]
         return {name: grad for name, _, grad, is_first, _ in self._entries() if is_first}
 
     @property
