@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import kitae
+from kitae import nn
 
 GEOMETRIES = [  # shape, kernel, stride, padding, dilation
     ((2, 3, 7, 9), (3, 3), (1, 1), (1, 1), (1, 1)),
@@ -165,3 +166,13 @@ def test_saved_of_another_call(rng):
         kitae.max_pool_backward(np.ones((1, 1, 2, 2)), of_average)
     with pytest.raises(TypeError, match=r"kitae\.avg_pool_backward: saved: expected the PoolSaved that avg_pool"):
         kitae.avg_pool_backward(np.ones((1, 1, 2, 2)), None)
+
+
+def test_a_convolution_without_its_input_gradient(rng: np.random.Generator) -> None:
+    layer, x = nn.Conv2D(3, 3, padding=1), rng.standard_normal((2, 2, 5, 4))
+    dout = rng.standard_normal(layer.forward(x).shape)
+    assert layer.backward(dout).shape == x.shape
+    expected = {name: grad.copy() for name, grad in layer.grads.items()}
+    assert layer.backward(dout, input_gradient=False) is None
+    for name, grad in layer.grads.items():
+        np.testing.assert_array_equal(grad, expected[name])

@@ -318,7 +318,7 @@ MISTAKES = {
     "labels list": (lambda: LOSS().forward(ONES, [0, 1]), TypeError, ["labels", "numpy.ndarray", "list"]),
     "labels length": (lambda: LOSS().forward(ONES, np.ones(3, int)), ValueError, ["labels", "(2,)", "(3,)"]),
     "labels two-hot": (lambda: LOSS().forward(ONES, np.ones((2, 3))), ValueError, ["labels", "single 1", "(2, 3)"]),
-    "labels halves": (lambda: LOSS().forward(ONES, np.full((2, 3), 1 / 3)), ValueError, ["labels", "single 1"]),
+    "labels halves": (lambda: LOSS().forward(ONES, np.full((2, 3), 0.5)), ValueError, ["labels", "sum 1"]),
     "loss twice": (lambda: [loss := LOSS(), loss.forward(ONES, np.array([0, 1])), loss.backward(), loss.backward()],
                    RuntimeError, ["nn.SoftmaxCrossEntropy.backward", "forward"]),
     "no layer": (lambda: nn.Sequential([nn.ReLU]), TypeError, ["nn.Sequential", "layers[0]", "a layer", "type"]),

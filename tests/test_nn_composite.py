@@ -1,5 +1,7 @@
 """Layers made of layers: names, shared arrays, blocks against their equations, buffers that loading writes into."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -232,3 +234,21 @@ def test_mistakes_are_named(mistake):
     message = str(caught.value)
     assert message.startswith("kitae.nn.")
     assert [word for word in words if word not in message] == []
+
+
+@pytest.mark.parametrize("first", [lambda: nn.Dense(5), lambda: nn.Sequential(nn.Dense(5), nn.ReLU())])
+def test_a_first_layers_input_gradient_is_left_out(rng: np.random.Generator, first: Any) -> None:
+    """The parameters' gradients keep their bits; layers that can't leave it out are called as ever."""
+    model, x = nn.Sequential(first(), nn.Tanh(), nn.Dense(2)), rng.standard_normal((3, 4))
+    dout = rng.standard_normal((3, 2))
+    model.forward(x)
+    assert model.backward(dout).shape == x.shape
+    expected = {name: grad.copy() for name, grad in model.grads.items()}
+    for grad in model.grads.values():
+        grad.fill(np.nan)
+    assert model.backward(dout, input_gradient=False) is None
+    for name, grad in model.grads.items():
+        np.testing.assert_array_equal(grad, expected[name])
+    other = nn.Sequential(nn.ReLU(), nn.Dense(2))
+    other.forward(x)
+    assert other.backward(dout, input_gradient=False) is None

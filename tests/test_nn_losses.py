@@ -256,3 +256,25 @@ def test_mistakes_are_named(mistake):
     message = str(caught.value)
     assert message.startswith("kitae.nn.")
     assert [word for word in words if word not in message] == []
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_mixed_targets_are_the_mean_of_their_labels(rng: np.random.Generator, smoothing: float) -> None:
+    """The loss is linear in the target: a row with shares a and 1 - a costs a times the one label's loss and so on."""
+    logits, share = rng.standard_normal((1, 4)), 0.3
+    mixed = np.array([[0, share, 0, 1 - share]])
+    loss = nn.SoftmaxCrossEntropy(label_smoothing=smoothing)
+    value, dx = loss.forward(logits, mixed), loss.backward()
+    parts = [(loss.forward(logits, np.array([label])), loss.backward()) for label in (1, 3)]
+    expected = [share * one + (1 - share) * other for one, other in zip(*parts, strict=True)]
+    np.testing.assert_allclose(value, expected[0], rtol=1e-14)  # a few roundings in float64
+    np.testing.assert_allclose(dx, expected[1], rtol=1e-13, atol=1e-16)
+    infinite = logits.copy()
+    infinite[0, 0] = -np.inf
+    assert np.isfinite(nn.SoftmaxCrossEntropy().forward(infinite, mixed))
+
+
+def test_shares_that_do_not_sum_to_one() -> None:
+    for row in ([0.5, 0.2, 0.2], [1.5, -0.5, 0.0], [np.nan, 0.5, 0.5]):
+        with pytest.raises(ValueError, match=r"labels: expected rows of shares: none below 0, and their sum 1"):
+            nn.SoftmaxCrossEntropy().forward(np.zeros((1, 3)), np.array([row]))

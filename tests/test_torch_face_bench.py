@@ -88,7 +88,13 @@ def test_a_table_of_rows_that_not_every_peer_has() -> None:
     """Counts of comparisons are of those that there were."""
     entry: dict[str, Any] = {"kind": "contender", "variant": "", "destination": "in place", "threads": 1}
     spread = {"low": 1.0, "high": 1.0, "blocks": 3, "calls": 3}
-    row = {"family": "optimizers", "op": "adam", "size": "s", "bytes": {"read": 5e8, "written": 5e8}}
+    row = {
+        "family": "optimizers",
+        "op": "adam",
+        "size": "s",
+        "dtype": "float32",
+        "bytes": {"read": 5e8, "written": 5e8},
+    }
 
     def with_peers(**medians: float) -> dict[str, Any]:
         entries = [entry | spread | {"system": name, "median": median} for name, median in medians.items()]

@@ -41,6 +41,7 @@ class Conv2D(Layer):
     """
 
     _axes = 2
+    can_skip_input_gradient = True
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Conv2D(Layer):
         dilation: int | Sequence[int] = 1,
         init: str | initializers.Initializer = "he",
         bias: bool = True,
+        bias_init: float | str | initializers.Initializer = 0.0,
         in_channels: int | None = None,
         dtype: DTypeLike | None = None,
     ) -> None:
@@ -62,7 +64,8 @@ class Conv2D(Layer):
         self.stride = checks.per_axis(op, "stride", stride, self._axes, low=1)
         self.padding = checks.padding(op, padding, self._axes)
         self.dilation = checks.per_axis(op, "dilation", dilation, self._axes, low=1)
-        self.init = init if callable(init) else _checks.one_of(op, "init", init, tuple(initializers.BY_NAME))
+        self.init = initializers.find(op, "init", init)
+        self.bias_init = initializers.find_for_bias(op, bias_init)
         self.bias = _checks.boolean(op, "bias", bias)
         self.dtype = None if dtype is None else checks.parameter_dtype(op, dtype, np.float32)
         self._x: NDArray[Any] | None = None
@@ -72,26 +75,29 @@ class Conv2D(Layer):
 
     def build(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         """Make W, b and their gradients for inputs of ``shape`` (batch, in_channels, height, width) and ``dtype``."""
+        self._build(shape, dtype, None)
+
+    def _build(self, shape: tuple[int, ...], dtype: DTypeLike, like: Any) -> None:
         op = f"nn.{type(self).__name__}.build"
         if len(shape) != 2 + self._axes:
             raise _checks.error(ValueError, op, "shape", checks.image_shape(self._axes), _checks.Words(shape))
         in_channels = _checks.integer(op, "in_channels", shape[1], low=1, high=2**31 - 1)
         dtype = checks.parameter_dtype(op, self.dtype, dtype)
-        draw = self.init if callable(self.init) else initializers.BY_NAME[self.init]
-        matrix = in_channels * int(np.prod(self.kernel_size)), self.channels
-        weights = np.asarray(draw(matrix, _random.generator()))
-        checks.shape(op, "init(shape, generator)", weights, matrix, "inputs of a window and channels")
-        of_images = (self.channels, in_channels, *self.kernel_size)
-        self.params = {"W": np.ascontiguousarray(weights.T, dtype).reshape(of_images)}
+        of_weights = (self.channels, in_channels, *self.kernel_size)
+        params = {"W": np.asarray(self.init(of_weights, _random.generator()))}
+        checks.shape(op, "init(shape, generator)", params["W"], of_weights, "channels, in_channels and the kernel")
         if self.bias:
-            self.params["b"] = np.zeros(self.channels, dtype)
-        self.grads = {name: np.zeros_like(array) for name, array in self.params.items()}
+            params["b"] = np.asarray(self.bias_init((self.channels,), _random.generator()))
+            checks.shape(op, "bias_init(shape, generator)", params["b"], (self.channels,), "channels")
+        self.params = {name: _dispatch.placed(np.ascontiguousarray(a, dtype), like) for name, a in params.items()}
+        xp = _dispatch.array_module(self.params["W"])
+        self.grads = {name: xp.zeros_like(array) for name, array in self.params.items()}
 
     def forward(self, x: NDArray[Any], training: bool = True) -> NDArray[Any]:
         op = f"nn.{type(self).__name__}.forward"
         checks.float_array(op, "x", x, ndim=2 + self._axes)
         if not self.params:
-            self.build(x.shape, x.dtype)
+            self._build(x.shape, x.dtype, x)
         weights = self.params["W"]
         if x.shape[1] != weights.shape[1]:
             expected = f"shape {checks.image_shape(self._axes, weights.shape[1])}, the channels that W was made for"
@@ -105,7 +111,7 @@ class Conv2D(Layer):
         images = y.reshape(self.channels, x.shape[0], *windows.output).swapaxes(0, 1)
         return images if self._axes == 2 else images[:, :, 0]
 
-    def backward(self, dout: NDArray[Any]) -> NDArray[Any]:
+    def backward(self, dout: NDArray[Any], *, input_gradient: bool = True) -> Any:
         op = f"nn.{type(self).__name__}.backward"
         x = checks.after_forward(op, self._x)
         windows = _Windows(op, _as_images(x), self)
@@ -116,10 +122,9 @@ class Conv2D(Layer):
         by_channel = _dispatch.array_module(dout).ascontiguousarray(dout.swapaxes(0, 1)).reshape(self.channels, -1)
         if self.bias:
             by_channel.sum(axis=1, out=self.grads["b"])
-        dx = windows.gradients(
-            by_channel, self.params["W"].reshape(self.channels, -1), self.grads["W"].reshape(self.channels, -1)
-        )
-        return dx if self._axes == 2 else dx[:, :, 0]
+        weights, of_weights = (arrays["W"].reshape(self.channels, -1) for arrays in (self.params, self.grads))
+        dx = windows.gradients(by_channel, weights, of_weights, input_gradient)
+        return dx if dx is None or self._axes == 2 else dx[:, :, 0]
 
 
 class Conv1D(Conv2D):
@@ -170,13 +175,17 @@ class _Windows:
             np.matmul(weights, columns, out=y[:, part])
         return y
 
-    def gradients(self, dout: NDArray[Any], weights: NDArray[Any], of_weights: NDArray[Any]) -> NDArray[Any]:
-        """The images' gradient; the weights' goes to ``of_weights``."""
-        dx = _dispatch.empty_like(self.images)
+    def gradients(
+        self, dout: NDArray[Any], weights: NDArray[Any], of_weights: NDArray[Any], input_gradient: bool
+    ) -> NDArray[Any] | None:
+        """The images' gradient, if wanted; the weights' goes to ``of_weights``."""
+        dx = _dispatch.empty_like(self.images) if input_gradient else None
         transposed = np.zeros_like(of_weights, shape=of_weights.shape[::-1])
         for samples, part, columns in self._parts():
             kitae.im2col(self.images[samples], self.kernel, **self.keywords, out=columns)
             transposed += np.matmul(columns, dout[:, part].T)  # a third faster than its transpose at once
+            if dx is None:
+                continue
             np.matmul(weights.T, dout[:, part], out=columns)
             kitae.col2im(columns, dx[samples].shape, self.kernel, **self.keywords, out=dx[samples])
         of_weights[...] = transposed.T

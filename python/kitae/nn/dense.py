@@ -28,6 +28,8 @@ class Dense(Layer):
     initialization is He's normal one, not U(-1/sqrt(inputs), 1/sqrt(inputs)).
     """
 
+    can_skip_input_gradient = True
+
     def __init__(
         self,
         units: int,
@@ -86,7 +88,7 @@ class Dense(Layer):
         self._x = x
         return y
 
-    def backward(self, dout: NDArray[Any]) -> NDArray[Any]:
+    def backward(self, dout: NDArray[Any], *, input_gradient: bool = True) -> Any:
         op = "nn.Dense.backward"
         x = checks.after_forward(op, self._x)
         checks.float_array(op, "dout", dout)
@@ -96,4 +98,4 @@ class Dense(Layer):
         xp.matmul(x.T, dout, out=self.grads["W"])
         if self.bias:
             dout.sum(axis=0, out=self.grads["b"])
-        return xp.matmul(dout, self.params["W"].T)
+        return xp.matmul(dout, self.params["W"].T) if input_gradient else None

@@ -6,6 +6,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from kitae.nn.composite import Composite, check_children
+from kitae.nn.layer import backward_for_parameters
 
 
 class Sequential(Composite):
@@ -19,6 +20,8 @@ class Sequential(Composite):
     several layers share (also as its transpose) appears once, under its first name, and ``backward`` leaves the sum
     of its gradients there.
     """
+
+    can_skip_input_gradient = True
 
     def __init__(self, *layers: Any | Iterable[Any]) -> None:
         super().__init__()
@@ -36,8 +39,12 @@ class Sequential(Composite):
         self._input = kept  # type: ignore[assignment]
         return x
 
-    def backward(self, dout: NDArray[Any]) -> NDArray[Any]:
-        for layer in reversed(self.layers):
+    def backward(self, dout: NDArray[Any], *, input_gradient: bool = True) -> Any:
+        """dx, or with ``input_gradient=False``, where the first layer can leave it out, None."""
+        for layer in reversed(self.layers[1:]):
             dout = layer.backward(dout)
+        if self.layers:
+            first = self.layers[0]
+            dout = first.backward(dout) if input_gradient else backward_for_parameters(first, dout)
         self.sum_shared_gradients()
-        return dout
+        return dout if input_gradient else None

@@ -5,6 +5,7 @@ from itertools import chain, islice
 from typing import Any
 
 from kitae import _checks, _dispatch
+from kitae.nn.layer import backward_for_parameters
 from kitae.nn.losses import loss as find_loss
 from kitae.train import binding, feeding
 from kitae.train import metrics as _metrics
@@ -304,7 +305,7 @@ class Trainer:
                     self._rates.set(self.iteration)
                 self.outputs = model.forward(x, training=True)
                 self.loss_value = loss.forward(self.outputs, targets)
-                model.backward(loss.backward())
+                backward_for_parameters(model, loss.backward())
                 optimizer.step()
                 self.iteration += 1
                 means.add(self.loss_value, self.outputs, targets, len(x))

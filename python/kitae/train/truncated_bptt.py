@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from kitae import _checks, _dispatch
 from kitae.nn.composite import walk
+from kitae.nn.layer import backward_for_parameters
 from kitae.nn.recurrent import Recurrent
 from kitae.nn.time_distributed import TimeDistributedLoss
 
@@ -125,7 +126,7 @@ class TruncatedBPTT:
         try:
             for layer in layers:
                 layer.backward_steps = self.backward
-            model.backward(dout)
+            backward_for_parameters(model, dout)
         finally:
             for layer, length in zip(layers, lengths, strict=True):
                 layer.backward_steps = length

@@ -30,7 +30,7 @@ def contenders(case: Case, inputs: Inputs) -> Contenders:
     else:
         maker = gradients.contenders
     made = maker(case.name, inputs)
-    (first, *_) = (inputs[name] for name in ("x", "params", "grads") if name in inputs)
+    (first, *_) = (inputs[name] for name in ("x", "params", "averages", "grads") if name in inputs)
     if (first if isinstance(first, np.ndarray) else first[0]).dtype != np.float32:
         return made  # JAX computes in float32 unless a process is told otherwise from its start
     return [*made, *jax.contenders(case.family, case.name, inputs)]

@@ -9,13 +9,13 @@ import numpy as np
 from ..cases import Inputs, Results
 from ..cases.averaging import DECAY, average
 from .blocks import BLOCK, blocks
-from .contender import Contender, Contenders, torch_if_installed
+from .contender import Contender, Contenders, array_over, in_numpys_arithmetic, tensor_over, torch_if_installed
 
 
 def contenders(case: str, inputs: Inputs) -> Contenders:
     averages, values = inputs["averages"], inputs["values"]
     ema = average(inputs)
-    scratch = np.empty(BLOCK, np.float32)
+    scratch = np.empty(BLOCK, averages[0].dtype)
 
     def results(arrays: list[Any]) -> Callable[[Any], Results]:
         return lambda _: {f"averages.{i}": np.asarray(array) for i, array in enumerate(arrays)}
@@ -29,12 +29,15 @@ def contenders(case: str, inputs: Inputs) -> Contenders:
     def numpy() -> None:
         for a, p, difference in pieces:
             np.subtract(p, a, out=difference)
-            np.multiply(difference, np.float32(1 - DECAY), out=difference)
+            np.multiply(difference, difference.dtype.type(1 - DECAY), out=difference)
             np.add(a, difference, out=a)
 
-    made = [
+    plain = [
         Contender("textbook", "", "in place", textbook, results(averages)),
         Contender("NumPy", "out=", "in place", numpy, results(averages)),
+    ]
+    made = [
+        *(plain if in_numpys_arithmetic(averages[0]) else []),
         Contender("kitae", "", "in place", ema.update, results(ema.averages)),
     ]
     torch = torch_if_installed()
@@ -44,8 +47,8 @@ def contenders(case: str, inputs: Inputs) -> Contenders:
 def _torch(torch: ModuleType, inputs: Inputs, results: Callable[[list[Any]], Callable[[Any], Results]]) -> Contenders:
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-    values = [torch.from_numpy(value) for value in inputs["values"]]
-    averages = [torch.from_numpy(array) for array in inputs["averages"]]
+    values = [tensor_over(torch, value) for value in inputs["values"]]
+    averages = [tensor_over(torch, array) for array in inputs["averages"]]
     multiple = get_ema_multi_avg_fn(DECAY)
     model = torch.nn.ParameterList(values)
     averaged = AveragedModel(model, multi_avg_fn=multiple)
@@ -54,7 +57,8 @@ def _torch(torch: ModuleType, inputs: Inputs, results: Callable[[list[Any]], Cal
         for own, start in zip(averaged.module.parameters(), averages, strict=True):
             own.copy_(start)
     held = [own.detach() for own in averaged.module.parameters()]
+    of_averages, of_held = (results([array_over(torch, own) for own in owns]) for owns in (averages, held))
     return [
-        Contender("PyTorch", "multi_avg_fn", "in place", lambda: multiple(averages, values, None), results(averages)),
-        Contender("PyTorch", "AveragedModel", "in place", lambda: averaged.update_parameters(model), results(held)),
+        Contender("PyTorch", "multi_avg_fn", "in place", lambda: multiple(averages, values, None), of_averages),
+        Contender("PyTorch", "AveragedModel", "in place", lambda: averaged.update_parameters(model), of_held),
     ]

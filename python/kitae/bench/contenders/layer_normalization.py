@@ -11,11 +11,11 @@ import kitae
 from .. import textbook
 from ..cases import Inputs, Results
 from ..cases.layer_normalization import EPS
-from .contender import Contender, Contenders, torch_if_installed
+from .contender import Contender, Contenders, array_over, in_numpys_arithmetic, tensor_over, torch_if_installed
 
 
 def contenders(case: str, inputs: Inputs) -> Contenders:
-    makers = [_textbook, _numpy, _kitae]
+    makers = [_textbook, _numpy, _kitae] if in_numpys_arithmetic(inputs["x"]) else [_kitae]
     torch = torch_if_installed()
     if torch is not None:
         makers.append(lambda case, inputs: _torch(torch, case, inputs))
@@ -46,7 +46,7 @@ class _BestNumPy:
         self.shape = inputs["x"].shape
         self.x, self.dout = (inputs[name].reshape(-1, self.shape[-1]) for name in ("x", "dout"))
         self.gamma, self.beta = inputs["gamma"], inputs["beta"]
-        self.count = np.float32(self.shape[-1])
+        self.count = self.x.dtype.type(self.shape[-1])
         self.normalized, self.g = np.empty_like(self.x), np.empty_like(self.x)
         self.inv_std = self.standardize(self.normalized)
 
@@ -54,7 +54,7 @@ class _BestNumPy:
         """out = (x - mean) inv_std; returns inv_std."""
         np.subtract(self.x, (np.einsum("nc->n", self.x) / self.count)[:, np.newaxis], out=out)
         variance = np.einsum("nc,nc->n", out, out) / self.count
-        inv_std = (1 / np.sqrt(variance + np.float32(EPS)))[:, np.newaxis]
+        inv_std = (1 / np.sqrt(variance + variance.dtype.type(EPS)))[:, np.newaxis]
         out *= inv_std
         return inv_std
 
@@ -82,19 +82,21 @@ def _numpy(case: str, inputs: Inputs) -> Contenders:
     best = _BestNumPy(inputs)
     call: Callable[[np.ndarray], Any] = best.backward if case.endswith("backward") else best.forward
     results = _gradients if case.endswith("backward") else _y
-    out = np.empty(inputs["x"].shape, np.float32)
+    out = np.empty_like(inputs["x"])
     return [
         Contender("NumPy", "out=", "reused", lambda: call(out), results),
-        Contender("NumPy", "", "fresh", lambda: call(np.empty(out.shape, np.float32)), results),
+        Contender("NumPy", "", "fresh", lambda: call(np.empty_like(out)), results),
     ]
 
 
 def _torch(torch: ModuleType, case: str, inputs: Inputs) -> Contenders:
     """PyTorch's functions without autograd: the public one and the operator below it, fresh and into given tensors."""
     aten = torch.ops.aten
-    x, gamma, beta, dout = (torch.from_numpy(inputs[name]) for name in ("x", "gamma", "beta", "dout"))
+    x, gamma, beta, dout = (tensor_over(torch, inputs[name]) for name in ("x", "gamma", "beta", "dout"))
     shape = list(gamma.shape)
     y, mean, inv_std = torch.native_layer_norm(x, shape, gamma, beta, EPS)
+    y_of: Callable[[Any], Results] = lambda value: _y(array_over(torch, value))  # noqa: E731
+    gradients_of: Callable[[Any], Results] = lambda values: _gradients(array_over(torch, v) for v in values)  # noqa: E731
     if not case.endswith("backward"):
 
         def into_given() -> Any:
@@ -102,8 +104,8 @@ def _torch(torch: ModuleType, case: str, inputs: Inputs) -> Contenders:
 
         function = torch.nn.functional.layer_norm
         return [
-            Contender("PyTorch", "layer_norm", "fresh", lambda: function(x, shape, gamma, beta, EPS), _y),
-            Contender("PyTorch", "native_layer_norm.out", "reused", into_given, _y),
+            Contender("PyTorch", "layer_norm", "fresh", lambda: function(x, shape, gamma, beta, EPS), y_of),
+            Contender("PyTorch", "native_layer_norm.out", "reused", into_given, y_of),
         ]
     arguments = (dout, x, shape, mean, inv_std, gamma, beta, [True] * 3)
     given = torch.empty_like(x), torch.empty_like(gamma), torch.empty_like(beta)
@@ -115,8 +117,8 @@ def _torch(torch: ModuleType, case: str, inputs: Inputs) -> Contenders:
         return aten.native_layer_norm_backward(*arguments)
 
     return [
-        Contender("PyTorch", "native_layer_norm_backward", "fresh", fresh, _gradients),
-        Contender("PyTorch", "native_layer_norm_backward.out", "reused", backward_into_given, _gradients),
+        Contender("PyTorch", "native_layer_norm_backward", "fresh", fresh, gradients_of),
+        Contender("PyTorch", "native_layer_norm_backward.out", "reused", backward_into_given, gradients_of),
     ]
 
 

@@ -67,7 +67,7 @@ def kitae_step(inputs: Inputs) -> Step:
 
     def call() -> float:
         value = loss.forward(network.forward(inputs["x"]), inputs["labels"])
-        network.backward(loss.backward())
+        network.backward(loss.backward(), input_gradient=False)
         optimizer.step()
         return value
 
