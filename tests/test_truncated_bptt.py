@@ -1,12 +1,13 @@
 """train.TruncatedBPTT: gradients against PyTorch and finite differences, from a constant state; what is carried on."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 
 import kitae
-from kitae import nn
+from kitae import nn, train
 from kitae.train import TruncatedBPTT
 from test_nn_recurrent import GRADIENT_TOLERANCE, numerical_gradient, random, torch_twin
 
@@ -266,3 +267,29 @@ def test_mistakes_are_named(mistake):
     assert message.startswith("kitae.train.TruncatedBPTT")
     assert "\n" not in message
     assert [word for word in words if word not in message] == []
+
+
+def test_a_trainer_makes_an_update_a_segment(rng: np.random.Generator) -> None:
+    """The same bits as batch by batch by hand; the rate's schedule counts updates."""
+    x, t = rng.standard_normal((12, 7, 3)), rng.standard_normal((12, 7, 2))
+
+    def parts() -> tuple[Any, Any, Any]:
+        kitae.seed(3)
+        model = nn.Sequential(nn.SimpleRNN(4, return_sequences=True, stateful=True), nn.TimeDistributed(nn.Dense(2)))
+        return model, nn.TimeDistributedLoss(nn.MeanSquaredError()), TruncatedBPTT(3, 3)
+
+    model, loss, bptt = parts()
+    model.forward(x[:1], training=False)
+    optimizer = kitae.SGD(model.params, 0.1)
+    by_hand = [
+        bptt.train_batch(model, loss, optimizer, x[start : start + 4], t[start : start + 4]) for start in (0, 4, 8)
+    ]
+    other, loss, bptt = parts()
+    trainer = train.Trainer(other, loss, kitae.SGD(lr=0.1), tbptt=bptt)
+    history = trainer.fit(x, t, batch_size=4, shuffle=False, verbose=0)
+    assert trainer.iteration == 9  # three batches of three segments
+    np.testing.assert_allclose(history.history["loss"], [np.mean(by_hand)], rtol=1e-12)
+    for name, array in model.params.items():
+        np.testing.assert_array_equal(other.params[name], array)
+    with pytest.raises(TypeError, match=r"kitae.train.Trainer: tbptt: expected None or a kitae.train.TruncatedBPTT"):
+        train.Trainer(other, loss, kitae.SGD(lr=0.1), tbptt=3)

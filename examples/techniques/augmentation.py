@@ -42,19 +42,6 @@ TRAINED = {
 }
 
 
-class SoftCrossEntropy:
-    """-sum t log softmax(z), for targets that are mixed: shares of classes. As a loss, any object will do."""
-
-    def forward(self, outputs, targets):
-        shifted = outputs - outputs.max(axis=1, keepdims=True)
-        logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        self.dout = (np.exp(logs) - targets) / np.float32(len(outputs))
-        return float(-(targets * logs).sum(axis=1).mean())
-
-    def backward(self):
-        return self.dout
-
-
 def on_rows(augmentation, size):
     """For a network of dense layers: images become rows after they were varied."""
 
@@ -71,7 +58,7 @@ def accuracy(split, size, augmentation, seed, epochs):
     x_train = scaler.fit_transform(split.x_train.reshape(len(split.x_train), -1).astype(np.float32))
     x_test = scaler.transform(split.x_test.reshape(len(split.x_test), -1).astype(np.float32))
     model = nn.Sequential(nn.Dense(100), kitae.BatchNorm(), nn.ReLU(), nn.Dense(10))
-    trainer = Trainer(model, SoftCrossEntropy(), kitae.Adam(lr=2e-3))
+    trainer = Trainer(model, "softmax_cross_entropy", kitae.Adam(lr=2e-3))
     batches = Batches(x_train, one_hot(split.t_train, 10), 32, seed=seed, augment=on_rows(augmentation, size))
     trainer.fit(batches, epochs=epochs, verbose=0)
     return float((trainer.predict(x_test).argmax(axis=1) == split.t_test).mean())

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kitae.demo.contenders import KERNELS, LOSS, UPDATE, Contender
+from kitae.nn.layer import backward_for_parameters
 
 # Steps in a row by one contender: enough to have its arrays in the caches for most of them.
 TURN = 8
@@ -57,9 +58,12 @@ def train_step(contender: Contender, x: NDArray[Any], labels: NDArray[Any], watc
     loss = contender.loss.forward(x, labels)
     dout = contender.loss.backward()
     watch.lap(LOSS)
-    for kernel, layer in reversed(contender.layers):
+    first_kernel, first = contender.layers[0]
+    for kernel, layer in reversed(contender.layers[1:]):
         dout = layer.backward(dout)
         watch.lap(kernel)
+    backward_for_parameters(first, dout)
+    watch.lap(first_kernel)
     contender.update()
     watch.lap(UPDATE)
     return loss

@@ -15,6 +15,7 @@ from kitae.train.interrupts import DeferredInterrupt
 from kitae.train.means import Means, WholeSet
 from kitae.train.progress import Bar, reporter
 from kitae.train.rates import Rates
+from kitae.train.truncated_bptt import TruncatedBPTT
 
 OP = "train.Trainer"
 
@@ -32,7 +33,8 @@ class Trainer:
     metrics: names ("accuracy", "binary_accuracy", "mean_absolute_error", "precision", "recall", "f1") or functions of
     (outputs, targets), the key in logs being their ``__name__``.
     callbacks: instances of ``Callback``. iterations_per_batch: updates made with each minibatch, as DL4J's
-    ``iterations(n)``.
+    ``iterations(n)``. tbptt: a ``TruncatedBPTT``, for networks of recurrent layers with ``stateful=True``: minibatches
+    of sequences are cut into segments, each with an update of its own; means are then over time steps.
 
     Three counters, each over all calls of ``fit``: ``epoch``, passes through the data that were finished (during an
     epoch its number from 0); ``iteration``, updates; ``samples``, samples drawn, each minibatch counted once also where
@@ -56,6 +58,7 @@ class Trainer:
         metrics: Iterable[Any] = (),
         callbacks: Iterable[Callback] = (),
         iterations_per_batch: int = 1,
+        tbptt: TruncatedBPTT | None = None,
     ) -> None:
         if isinstance(model, type) or not all(callable(getattr(model, name, None)) for name in ("forward", "backward")):
             expected = "a layer, an object with forward(x, training=True) and backward(dout)"
@@ -73,6 +76,9 @@ class Trainer:
         self.iterations_per_batch = _checks.integer(
             OP, "iterations_per_batch", iterations_per_batch, low=1, high=2**31 - 1
         )
+        if tbptt is not None and not isinstance(tbptt, TruncatedBPTT):
+            raise _checks.error(TypeError, OP, "tbptt", "None or a kitae.train.TruncatedBPTT", tbptt)
+        self.tbptt = tbptt
         self.epoch = self.iteration = self.samples = 0
         self.position = 0  # batches of the current epoch that were begun
         self.last_epoch = 0  # where the current fit ends
@@ -301,6 +307,9 @@ class Trainer:
             for begin in begins:
                 begin(self.position, {})
             for _ in repeats:
+                if self.tbptt is not None:
+                    self._segments(self.tbptt, x, targets, by_iteration)
+                    continue
                 if by_iteration:
                     self._rates.set(self.iteration)
                 self.outputs = model.forward(x, training=True)
@@ -319,6 +328,16 @@ class Trainer:
                 interrupt.check()
             if self.stop_training:
                 break
+
+    def _segments(self, tbptt: TruncatedBPTT, x: Any, targets: Any, by_iteration: bool) -> None:
+        """An update for each segment of a batch of sequences."""
+        for segment in tbptt.backpropagate(self.model, self.loss, x, targets):
+            if by_iteration:
+                self._rates.set(self.iteration)
+            self.outputs, self.loss_value = segment.outputs, segment.loss
+            self.optimizer.step()
+            self.iteration += 1
+            self._means.add(segment.loss, segment.outputs, segment.targets, segment.counted)
 
     def _validation(self, op: str, data: Any, batch_size: int) -> Iterable[Any]:
         if isinstance(data, (tuple, list)) and len(data) == 2 and all(map(feeding.is_array, data)):
