@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import kitae
-from kitae import nn, train
-from kitae.train import TruncatedBPTT
+from kitae import nn
+from kitae.train import Trainer, TruncatedBPTT
 from test_nn_recurrent import GRADIENT_TOLERANCE, numerical_gradient, random, torch_twin
 
 BATCH, TIME, INPUTS, UNITS, CLASSES = 2, 10, 3, 4, 5
@@ -285,11 +285,11 @@ def test_a_trainer_makes_an_update_a_segment(rng: np.random.Generator) -> None:
         bptt.train_batch(model, loss, optimizer, x[start : start + 4], t[start : start + 4]) for start in (0, 4, 8)
     ]
     other, loss, bptt = parts()
-    trainer = train.Trainer(other, loss, kitae.SGD(lr=0.1), tbptt=bptt)
+    trainer = Trainer(other, loss, kitae.SGD(lr=0.1), tbptt=bptt)
     history = trainer.fit(x, t, batch_size=4, shuffle=False, verbose=0)
     assert trainer.iteration == 9  # three batches of three segments
     np.testing.assert_allclose(history.history["loss"], [np.mean(by_hand)], rtol=1e-12)
     for name, array in model.params.items():
         np.testing.assert_array_equal(other.params[name], array)
     with pytest.raises(TypeError, match=r"kitae.train.Trainer: tbptt: expected None or a kitae.train.TruncatedBPTT"):
-        train.Trainer(other, loss, kitae.SGD(lr=0.1), tbptt=3)
+        Trainer(other, loss, kitae.SGD(lr=0.1), tbptt=3)
