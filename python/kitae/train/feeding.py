@@ -44,8 +44,8 @@ def batches_of(
 
 
 def draw_seed() -> int:
-    """A seed from the generator that ``kitae.seed`` seeds."""
-    return int(_random.generator().integers(2**63))
+    """A seed that ``kitae.seed`` fixes, drawn as layers draw theirs: initial weights do not depend on it."""
+    return _random.next_layer_seed()
 
 
 def split_off_end(op: str, x: Any, y: Any, fraction: float) -> tuple[Batch, Batch]:
