@@ -11,19 +11,25 @@ import typing_extensions
 __all__: list[str] = [
     "Exchange",
     "OptimizerPlan",
+    "avg_pool_backward",
+    "avg_pool_forward",
     "batch_norm_backward",
     "batch_norm_forward",
     "batch_norm_sizes",
     "clip_grad_norm",
     "clip_grad_value",
+    "col2im",
     "copy_split",
     "copy_streaming",
     "dropout_backward",
     "dropout_forward",
     "dropout_mask",
     "global_norm",
+    "im2col",
     "layer_norm_backward",
     "layer_norm_forward",
+    "max_pool_backward",
+    "max_pool_forward",
     "num_threads",
     "set_num_threads",
     "variant",
@@ -104,6 +110,30 @@ class Exchange:
         The first place where a tensor is not the array's memory, dtype, shape and strides; -1: none.
         """
 
+def avg_pool_backward(
+    dout: typing.Any,
+    out: typing.Any,
+    kernel: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    stride: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    padding: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    count_include_pad: bool,
+) -> None:
+    """
+    out = the sum of the shares of dout.
+    """
+
+def avg_pool_forward(
+    x: typing.Any,
+    out: typing.Any,
+    kernel: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    stride: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    padding: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    count_include_pad: bool,
+) -> None:
+    """
+    out = the average of each window.
+    """
+
 def batch_norm_backward(
     dout: typing.Any,
     x: typing.Any,
@@ -172,6 +202,19 @@ def clip_grad_value(grads: list, limit: typing.SupportsFloat | typing.SupportsIn
     In place.
     """
 
+def col2im(
+    columns: typing.Any,
+    out: typing.Any,
+    kernel: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    stride: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    padding: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    dilation: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    output: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+) -> None:
+    """
+    Writes the sum of every element's copies in columns into out.
+    """
+
 def copy_split(destination: typing_extensions.Buffer, source: typing_extensions.Buffer) -> None:
     """
     A plain copy, split over the threads: the benchmark's yardstick.
@@ -224,6 +267,19 @@ def global_norm(grads: list, zero_nonfinite: bool, norms: typing.Any) -> tuple:
     (norm, place of the first non-finite gradient or -1); norms: a float64 vector for the norm of all and of each gradient, with which a GPU is not waited for.
     """
 
+def im2col(
+    x: typing.Any,
+    columns: typing.Any,
+    kernel: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    stride: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    padding: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    dilation: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    output: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+) -> None:
+    """
+    Writes the windows of x into columns.
+    """
+
 def layer_norm_backward(
     dout: typing.Any,
     x: typing.Any,
@@ -252,6 +308,30 @@ def layer_norm_forward(
 ) -> int:
     """
     Writes out and statistics (3, rows: mean, mean_low, inv_std), the last `normalized` axes of x being a row; returns the first row whose statistics are not finite, or -1.
+    """
+
+def max_pool_backward(
+    dout: typing.Any,
+    positions: typing.Any,
+    out: typing.Any,
+    kernel: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    stride: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    padding: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+) -> None:
+    """
+    out = the sum of dout over positions.
+    """
+
+def max_pool_forward(
+    x: typing.Any,
+    out: typing.Any,
+    positions: typing.Any,
+    kernel: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    stride: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+    padding: tuple[typing.SupportsInt | typing.SupportsIndex, typing.SupportsInt | typing.SupportsIndex],
+) -> None:
+    """
+    out = the largest element of each window; where it was goes to positions.
     """
 
 def num_threads() -> int:
