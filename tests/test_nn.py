@@ -8,6 +8,7 @@ import pytest
 
 import kitae
 from kitae import nn
+from mistakes import assert_named
 
 RNG = np.random.default_rng(7)
 
@@ -330,10 +331,4 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_named(mistake):
-    call, exception, words = MISTAKES[mistake]
-    with pytest.raises(exception) as caught:
-        call()
-    message = str(caught.value)
-    assert message.startswith("kitae.nn.")
-    assert "\n" not in message
-    assert [word for word in words if word not in message] == []
+    assert_named(*MISTAKES[mistake], "kitae.nn.")

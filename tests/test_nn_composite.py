@@ -8,6 +8,7 @@ import pytest
 import kitae
 from kitae import nn
 from kitae.nn.composite import walk
+from mistakes import assert_named
 
 RNG = np.random.default_rng(11)
 
@@ -228,12 +229,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_named(mistake):
-    call, exception, words = MISTAKES[mistake]
-    with pytest.raises(exception) as caught:
-        call()
-    message = str(caught.value)
-    assert message.startswith("kitae.nn.")
-    assert [word for word in words if word not in message] == []
+    assert_named(*MISTAKES[mistake], "kitae.nn.")
 
 
 @pytest.mark.parametrize("first", [lambda: nn.Dense(5), lambda: nn.Sequential(nn.Dense(5), nn.ReLU())])

@@ -8,6 +8,7 @@ import pytest
 import kitae
 from kitae import nn
 from kitae.nn.functions import sigmoid
+from mistakes import assert_named
 from test_nn_recurrent import GRADIENT_TOLERANCE, numerical_gradient
 
 
@@ -220,13 +221,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_named(mistake):
-    call, exception, words = MISTAKES[mistake]
-    with pytest.raises(exception) as caught:
-        call()
-    message = str(caught.value)
-    assert message.startswith("kitae.nn.")
-    assert "\n" not in message
-    assert [word for word in words if word not in message] == []
+    assert_named(*MISTAKES[mistake], "kitae.nn.")
 
 
 def test_refused_ids_leave_the_pass_before(rng):

@@ -7,6 +7,7 @@ import pytest
 
 import kitae
 from kitae import nn
+from mistakes import assert_named
 
 RNG = np.random.default_rng(23)
 IMAGES, SIGNALS, ROWS, STEPS = (2, 2, 5, 6), (2, 2, 7), (4, 3), (2, 4, 3)
@@ -227,9 +228,4 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_named(mistake):
-    call, exception, words = MISTAKES[mistake]
-    with pytest.raises(exception) as caught:
-        call()
-    message = str(caught.value)
-    assert message.startswith("kitae.nn.check_gradients: ")
-    assert [word for word in words if word not in message] == []
+    assert_named(*MISTAKES[mistake], "kitae.nn.check_gradients: ")

@@ -8,6 +8,7 @@ import pytest
 import kitae
 from kitae import nn
 from kitae.nn import initializers as init
+from mistakes import assert_named
 
 DENSE, CONV = (400, 300), (30, 20, 3, 5)  # fans 400, 300 and 300, 450
 
@@ -244,9 +245,4 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_named(mistake):
-    call, exception, words = MISTAKES[mistake]
-    with pytest.raises(exception) as caught:
-        call()
-    message = str(caught.value)
-    assert message.startswith("kitae.nn.")
-    assert [word for word in words if word not in message] == []
+    assert_named(*MISTAKES[mistake], "kitae.nn.")

@@ -9,6 +9,7 @@ import pytest
 
 from kitae import nn
 from kitae.nn import losses
+from mistakes import assert_named
 
 RNG = np.random.default_rng(17)
 
@@ -250,12 +251,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_named(mistake):
-    call, exception, words = MISTAKES[mistake]
-    with pytest.raises(exception) as caught:
-        call()
-    message = str(caught.value)
-    assert message.startswith("kitae.nn.")
-    assert [word for word in words if word not in message] == []
+    assert_named(*MISTAKES[mistake], "kitae.nn.")
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])

@@ -7,6 +7,7 @@ import pytest
 
 import kitae
 from kitae import nn
+from mistakes import assert_named
 
 # Central differences in float64 err by step^2 (1e-12) and rounding / step (1e-16 * |loss| / 1e-6).
 GRADIENT_TOLERANCE = {"rtol": 1e-6, "atol": 1e-8}
@@ -428,13 +429,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_named(mistake):
-    call, exception, words = MISTAKES[mistake]
-    with pytest.raises(exception) as caught:
-        call()
-    message = str(caught.value)
-    assert message.startswith("kitae.nn.")
-    assert "\n" not in message
-    assert [word for word in words if word not in message] == []
+    assert_named(*MISTAKES[mistake], "kitae.nn.")
 
 
 def test_a_refused_pass_changes_nothing(rng):

@@ -9,6 +9,7 @@ import pytest
 import kitae
 from kitae import nn
 from kitae.train import Trainer, TruncatedBPTT
+from mistakes import assert_named
 from test_nn_recurrent import GRADIENT_TOLERANCE, numerical_gradient, random, torch_twin
 
 BATCH, TIME, INPUTS, UNITS, CLASSES = 2, 10, 3, 4, 5
@@ -260,13 +261,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_named(mistake):
-    call, exception, words = MISTAKES[mistake]
-    with pytest.raises(exception) as caught:
-        call()
-    message = str(caught.value)
-    assert message.startswith("kitae.train.TruncatedBPTT")
-    assert "\n" not in message
-    assert [word for word in words if word not in message] == []
+    assert_named(*MISTAKES[mistake], "kitae.train.TruncatedBPTT")
 
 
 def test_a_trainer_makes_an_update_a_segment(rng: np.random.Generator) -> None:
