@@ -28,7 +28,9 @@ def load(name: str) -> ModuleType | None:
     folder = os.environ.get("KITAE_SIMULATED")
     if not folder:
         return None
-    (path,) = Path(folder).glob(f"{name}.*.so")
+    path = next(Path(folder).glob(f"{name}.*.so"), None)
+    if path is None:
+        return None
     loader = ExtensionFileLoader(name, str(path))
     spec = spec_from_file_location(name, path, loader=loader)
     assert spec is not None
@@ -46,7 +48,7 @@ ON_HOST = load("_cuda_on_host")
 def require(module: ModuleType | None) -> ModuleType:
     if module is None:
         if os.environ.get("KITAE_REQUIRE_SIMULATED") == "1":
-            pytest.fail("KITAE_REQUIRE_SIMULATED=1, but KITAE_SIMULATED names no folder with the modules")
+            pytest.fail("KITAE_REQUIRE_SIMULATED=1, but KITAE_SIMULATED names no folder with the module")
         pytest.skip("KITAE_SIMULATED names no folder with the modules")
     return module
 
