@@ -25,9 +25,13 @@ __all__: list[str] = [
     "global_norm",
     "im2col",
     "launch_count",
+    "layer_norm_backward",
+    "layer_norm_forward",
     "max_pool_backward",
     "max_pool_forward",
     "variant",
+    "weight_norm_backward",
+    "weight_norm_forward",
 ]
 
 class OptimizerPlan:
@@ -269,6 +273,36 @@ def launch_count() -> int:
     Kernels started so far.
     """
 
+def layer_norm_backward(
+    dout: typing.Any,
+    x: typing.Any,
+    gamma: typing.Any,
+    statistics: typing.Any,
+    out: typing.Any,
+    dgamma: typing.Any,
+    dbeta: typing.Any,
+    normalized: typing.SupportsInt | typing.SupportsIndex,
+    fresh: bool,
+) -> None:
+    """
+    Writes out (dx) and the vectors dgamma and dbeta.
+    """
+
+def layer_norm_forward(
+    x: typing.Any,
+    gamma: typing.Any,
+    beta: typing.Any,
+    out: typing.Any,
+    statistics: typing.Any,
+    normalized: typing.SupportsInt | typing.SupportsIndex,
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    nonfinite: typing.SupportsInt | typing.SupportsIndex,
+    fresh: bool,
+) -> int:
+    """
+    Writes out and statistics (3, rows: mean, mean_low, inv_std), the last `normalized` axes of x being a row; returns the first row whose statistics are not finite, or -1.
+    """
+
 def max_pool_backward(
     dout: typing.Any,
     positions: typing.Any,
@@ -291,6 +325,32 @@ def max_pool_forward(
 ) -> None:
     """
     out = the largest element of each window; where it was goes to positions.
+    """
+
+def weight_norm_backward(
+    dw: typing.Any,
+    v: typing.Any,
+    g: typing.Any,
+    norms: typing.Any,
+    out: typing.Any,
+    dg: typing.Any,
+    axis: typing.SupportsInt | typing.SupportsIndex,
+    fresh: bool,
+) -> None:
+    """
+    Writes out (dv) and dg.
+    """
+
+def weight_norm_forward(
+    v: typing.Any,
+    g: typing.Any,
+    out: typing.Any,
+    norms: typing.Any,
+    axis: typing.SupportsInt | typing.SupportsIndex,
+    fresh: bool,
+) -> None:
+    """
+    Writes out (w) and norms, one a channel of `axis`.
     """
 
 variant: str

@@ -83,19 +83,18 @@ def layers_of(grads: list[Any]) -> list[list[Any]]:
 
 def _call_layers(inputs: Inputs, out: Mapping[str, np.ndarray]) -> Results:
     norms = kitae.normalize_gradients(layers_of(inputs["grads"]), "clip_l2_per_layer", MAX_NORM)
-    return {"norms": np.array(norms)} | _changed(inputs)
+    return {f"norms.{i}": norm for i, norm in enumerate(norms)} | _changed(inputs)
 
 
 def _expected_layers(inputs: Inputs) -> dict[str, Expected]:
-    norms, clipped, extra = [], {}, []
+    norms, clipped = {}, {}
     for number, layer in enumerate(layers_of(inputs["grads"])):
         norm, error = _norm(layer), _relative_error(layer)
-        norms.append(norm)
-        extra.append(error * norm)
+        norms[f"norms.{number}"] = Expected(norm, extra=error * norm)
         for i, g in enumerate(layer):
             value = (MAX_NORM / norm if norm > MAX_NORM else 1.0) * wide(g)
             clipped[f"grads.{2 * number + i}"] = Expected(value, extra=error * np.abs(value))
-    return {"norms": Expected(np.array(norms), extra=np.array(extra))} | clipped
+    return norms | clipped
 
 
 def _traffic(inputs: Inputs, level2: int, *, reads_twice: bool = False, writes: bool = True) -> Traffic:
