@@ -64,6 +64,7 @@ def main():
     arguments = parser.parse_args()
     epochs = arguments.epochs
     rows = []
+    epochs_in_turns((8,), 8, 64, False, 2)  # first calls load what NumPy loads late, once in a process
     for name, (units, features, batch) in NETWORKS.items():
         if arguments.filter not in name:
             continue

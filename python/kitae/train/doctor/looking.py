@@ -18,13 +18,13 @@ STALE_FROM = 50  # steps after which running statistics with the usual decays ha
 
 
 def next_look(step: int, every: int | None) -> int:
-    """The step to look at after ``step``: 0, 1, 2, 3, 4, 6, 9, at distances of half the steps so far and at most 200;
-    or 0, 1, 2 and every so many."""
+    """The step to look at after ``step``: 0, 1, 2, 4, 8, 16, ..., at distances of at most 200; or 0, 1, 2 and every so
+    many."""
     if step < 2:
         return step + 1
     if every is not None:
         return (step // every + 1) * every
-    return step + min(FARTHEST, max(1, step // 2))
+    return step + min(FARTHEST, step)
 
 
 class Looking:
