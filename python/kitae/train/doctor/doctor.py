@@ -50,12 +50,12 @@ class Doctor(Callback):
     thresholds: {name: number} instead of those of ``kitae.train.doctor.THRESHOLDS``. verbose: write the findings, if
     any, to standard output at the end of ``fit``, as ``Trainer`` writes its lines.
 
-    A look wraps the layers' ``forward`` and ``backward`` and the optimizer's ``step`` for that step and keeps samples of
-    1024 elements. In the other steps only the loss's ``forward`` is wrapped, until ``fit`` or ``step`` ends: a loss that is not finite is seen before the backward pass, and
-    the first infinite or NaN number is looked for at once, with its layer, tensor and index; where an exception ended
-    the step, once ``findings`` is read. On a GPU looked-at steps wait. Nothing here changes a value of the run. Layers
-    inside others are found by ``children()`` or a list ``layers``; activations are told by the class's name (ReLU,
-    Sigmoid, Tanh, Softmax).
+    A look wraps the layers' ``forward`` and ``backward`` and the optimizer's ``step`` for that step and keeps samples
+    of 1024 elements. In the other steps only the loss's ``forward`` is wrapped, until ``fit`` or ``step`` ends: a loss
+    that is not finite is seen before the backward pass, and the first infinite or NaN number is looked for at once,
+    with its layer, tensor and index; where an exception ended the step, once ``findings`` is read. On a GPU looked-at
+    steps wait. Nothing here changes a value of the run. Layers inside others are found by ``children()`` or a list
+    ``layers``; activations are told by the class's name (ReLU, Sigmoid, Tanh, Softmax).
 
     Sources: LeCun et al. 1998 "Efficient BackProp", cs231n's notes on babysitting a training run, Glorot and Bengio
     2010, Pascanu et al. 2013, Arpit et al. 2017; docs/techniques/doctor.md has every threshold and its reason.
