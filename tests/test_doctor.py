@@ -185,7 +185,7 @@ def test_looks_lie_densely_at_first() -> None:
     steps = [0]
     while steps[-1] < 1000:
         steps.append(next_look(steps[-1], None))
-    assert steps == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 456, 656, 856, 1056]
+    assert steps == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1012]
     assert [next_look(step, 5) for step in (0, 1, 2, 5)] == [1, 2, 5, 10]
 
 

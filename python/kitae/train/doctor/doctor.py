@@ -46,7 +46,7 @@ class Doctor(Callback):
                 model.backward(loss.backward())
                 optimizer.step()
 
-    every: look at the layers every so many steps; None: at steps 0, 1, 2, 4, 8, ..., later every 200th.
+    every: look at the layers every so many steps; None: at steps 0, 1, 2, 4, 8, ..., later every 500th.
     thresholds: {name: number} instead of those of ``kitae.train.doctor.THRESHOLDS``. verbose: write the findings, if
     any, to standard output at the end of ``fit``, as ``Trainer`` writes its lines.
 
