@@ -54,6 +54,56 @@ def test_leaves_no_wrapper_behind() -> None:
         assert not {"forward", "backward"} & set(vars(owner))
 
 
+def test_steps_without_a_look_wrap_only_the_loss() -> None:
+    x, t = problem()
+    wrapped = []
+
+    class Seen(Callback):
+        def on_train_batch_begin(self, batch: int, logs: Any) -> None:
+            trainer = self.trainer
+            owners = (*trainer.model.layers, trainer.optimizer)
+            inside = sum(len({"forward", "backward", "step"} & set(vars(owner))) for owner in owners)
+            wrapped.append((inside, "forward" in vars(trainer.loss)))
+
+    callbacks = [Doctor(every=100, verbose=False), Seen()]
+    Trainer(network(), nn.SoftmaxCrossEntropy(), kitae.SGD(lr=0.1), callbacks=callbacks).fit(
+        x, t, batch_size=16, verbose=0
+    )
+    assert wrapped == [(11, True), (11, True), (11, True), (0, True)]  # 5 layers twice and the optimizer's step
+
+
+def test_a_look_ends_with_the_update() -> None:
+    """What callbacks do to parameters or the learning rate after a step is no update of it."""
+    x, t = problem()
+
+    class Doubling(Callback):
+        def on_train_batch_end(self, batch: int, logs: Any) -> None:
+            self.trainer.model.params["4.W"] *= 2
+            self.trainer.optimizer.lr = 0.5
+
+    doctor = Doctor(verbose=False)
+    Trainer(network(), nn.SoftmaxCrossEntropy(), kitae.SGD(lr=0.0), callbacks=[Doubling(), doctor]).fit(
+        x, t, batch_size=64, verbose=0
+    )
+    (look,) = doctor.journal.looks
+    assert set(ratios(look).values()) == {0.0}
+    assert look.lr == 0.0
+
+
+def test_a_test_within_a_run_is_no_step() -> None:
+    """Validation calls the same loss; its value must not pass for a step's."""
+    x, t = problem()
+    doctor, losses = Doctor(verbose=False), []
+
+    class Noting(Callback):
+        def on_train_batch_end(self, batch: int, logs: Any) -> None:
+            losses.append(self.trainer.loss_value)
+
+    trainer = Trainer(network(), nn.SoftmaxCrossEntropy(), kitae.SGD(lr=0.1), callbacks=[doctor, Noting()])
+    trainer.fit(x, t, batch_size=16, epochs=2, validation_data=(3 * x, t), verbose=0)
+    assert doctor.journal.losses == losses
+
+
 def test_examine_puts_buffers_back() -> None:
     x, t = problem()
     model = network()
@@ -81,7 +131,7 @@ def test_a_loop_by_hand_sees_what_the_callback_sees() -> None:
             model.backward(loss.backward())
             optimizer.step(model.grads)
     assert by_hand.journal.losses == callback.journal.losses
-    assert [look.step for look in by_hand.journal.looks] == [0, 1, 2, 3, 4]
+    assert [look.step for look in by_hand.journal.looks] == [0, 1, 2, 4]
     for mine, theirs in zip(by_hand.journal.looks, callback.journal.looks, strict=True):
         for layer, other in zip(mine.layers, theirs.layers, strict=True):
             np.testing.assert_array_equal(layer.output, other.output)
@@ -135,7 +185,7 @@ def test_looks_lie_densely_at_first() -> None:
     steps = [0]
     while steps[-1] < 1000:
         steps.append(next_look(steps[-1], None))
-    assert steps == [0, 1, 2, 3, 4, 6, 9, 13, 19, 28, 42, 63, 94, 141, 211, 316, 474, 674, 874, 1074]
+    assert steps == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1012]
     assert [next_look(step, 5) for step in (0, 1, 2, 5)] == [1, 2, 5, 10]
 
 

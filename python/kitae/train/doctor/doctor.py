@@ -46,16 +46,16 @@ class Doctor(Callback):
                 model.backward(loss.backward())
                 optimizer.step()
 
-    every: look at the layers every so many steps; None: at steps 0, 1, 2, 3, 4, 6, 9, ..., later every 200th.
+    every: look at the layers every so many steps; None: at steps 0, 1, 2, 4, 8, ..., later every 500th.
     thresholds: {name: number} instead of those of ``kitae.train.doctor.THRESHOLDS``. verbose: write the findings, if
     any, to standard output at the end of ``fit``, as ``Trainer`` writes its lines.
 
-    A look wraps the layers' ``forward`` and ``backward`` for that step and keeps samples of 1024 elements. In the
-    other steps only the loss's ``forward`` is wrapped: a loss that is not finite is seen before the backward pass, and
-    the first infinite or NaN number is looked for at once, with its layer, tensor and index; where an exception ended
-    the step, once ``findings`` is read. On a GPU looked-at steps wait. Nothing here changes a value of the run. Layers
-    inside others are found by ``children()`` or a list ``layers``; activations are told by the class's name (ReLU,
-    Sigmoid, Tanh, Softmax).
+    A look wraps the layers' ``forward`` and ``backward`` and the optimizer's ``step`` for that step and keeps samples
+    of 1024 elements. In the other steps only the loss's ``forward`` is wrapped, until ``fit`` or ``step`` ends: a loss
+    that is not finite is seen before the backward pass, and the first infinite or NaN number is looked for at once,
+    with its layer, tensor and index; where an exception ended the step, once ``findings`` is read. On a GPU looked-at
+    steps wait. Nothing here changes a value of the run. Layers inside others are found by ``children()`` or a list
+    ``layers``; activations are told by the class's name (ReLU, Sigmoid, Tanh, Softmax).
 
     Sources: LeCun et al. 1998 "Efficient BackProp", cs231n's notes on babysitting a training run, Glorot and Bengio
     2010, Pascanu et al. 2013, Arpit et al. 2017; docs/techniques/doctor.md has every threshold and its reason.
@@ -128,7 +128,7 @@ class Doctor(Callback):
         except FloatingPointError:
             watching.interrupted()
         else:
-            watching.end_step()
+            watching.stop()
         finally:
             restore(buffers)
         self._examined = diagnose(watching.journal, self.limits)
@@ -136,6 +136,8 @@ class Doctor(Callback):
 
     def watch(self, model: Any, loss: Any, optimizer: Any = None) -> "Doctor":
         """Watch this model from now on, in steps that ``step`` encloses. Without the optimizer there is no ``lr``."""
+        if self._watching is not None:
+            self._watching.interrupted()
         self._watching = Watching(model, loss, optimizer, self.every, self.limits)
         return self
 
@@ -149,7 +151,7 @@ class Doctor(Callback):
         except BaseException:
             watching.interrupted()
             raise
-        watching.end_step()
+        watching.stop()
 
     @contextmanager
     def testing(self) -> Iterator[None]:
@@ -175,16 +177,14 @@ class Doctor(Callback):
         trainer = self.trainer
         if self._watching is None or self._watching.model is not trainer.model:
             self.watch(trainer.model, trainer.loss, trainer.optimizer)
-        self._watched("fit").journal.finished = False
+        watching = self._watched("fit")
+        watching.interrupted()  # of an earlier fit
+        watching.journal.finished = False
 
-    def on_train_batch_begin(self, batch: int, logs: Logs) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs) -> None:  # no ..._end: each costs time in every step
         assert self._watching is not None
         x, t = self.trainer.batch
         self._watching.begin_step(x, t)
-
-    def on_train_batch_end(self, batch: int, logs: Logs) -> None:
-        assert self._watching is not None
-        self._watching.end_step()
 
     def on_test_begin(self, logs: Logs) -> None:
         if self._watching is not None:
@@ -198,6 +198,7 @@ class Doctor(Callback):
         self._watched("fit").end_epoch(logs)
 
     def on_train_end(self, logs: Logs) -> None:
+        self._watched("fit").stop()
         self.journal.finished = True
         if self.verbose and self.findings:
             import sys

@@ -10,7 +10,7 @@ from kitae.train.doctor.journal import LayerLook, Look, ParameterLook
 from kitae.train.doctor.measure import sample
 from kitae.train.doctor.network import Leaf, Wrapped
 
-FARTHEST = 200  # steps between looks
+FARTHEST = 500  # steps between looks
 ROWS = 64  # samples of a large batch that the exact checks (dead units, batch statistics) look at
 LARGE = 1 << 18  # elements
 PARAMETER_SAMPLE = 4096
@@ -18,13 +18,13 @@ STALE_FROM = 50  # steps after which running statistics with the usual decays ha
 
 
 def next_look(step: int, every: int | None) -> int:
-    """The step to look at after ``step``: 0, 1, 2, 3, 4, 6, 9, at distances of half the steps so far and at most 200;
-    or 0, 1, 2 and every so many."""
+    """The step to look at after ``step``: 0, 1, 2, 4, 8, 16, ..., at distances of at most 500; or 0, 1, 2 and every so
+    many."""
     if step < 2:
         return step + 1
     if every is not None:
         return (step // every + 1) * every
-    return step + min(FARTHEST, max(1, step // 2))
+    return step + min(FARTHEST, step)
 
 
 class Looking:

@@ -16,14 +16,15 @@ from kitae.train.doctor.losses import look_at_labels, look_at_outputs
 from kitae.train.doctor.network import Wrapped, leaves
 from kitae.train.doctor.nonfinite import bad_gradient, first_not_finite
 
-LABELS_EVERY = 16  # steps: a batch's labels are compared with its outputs more often than layers are looked at
+LABELS_EVERY, LABELS_FARTHEST = 16, 128  # steps: labels are compared with outputs more often than layers looked at
 
 
 class Watching:
     """``begin_step`` and ``end_step`` around each step, ``begin_test`` and ``end_test`` around each test.
 
-    Between the first two, ``forward`` of the loss is wrapped on the instance, in looked-at steps ``forward`` and
-    ``backward`` of every layer too. A step costs that and a comparison or two.
+    ``begin_step`` ends the step before, where nobody did. From the first step to ``stop``, ``forward`` of the loss is
+    wrapped on the instance, in looked-at steps ``step`` of the optimizer, ``forward`` and ``backward`` of every layer
+    too. Other steps cost a few comparisons.
     """
 
     def __init__(self, model: Any, loss: Any, optimizer: Any, every: int | None, limits: Limits) -> None:
@@ -31,9 +32,10 @@ class Watching:
         self.journal = Journal()
         self.network = leaves(model)
         self._every, self._limits = every, limits
-        self._wrapped = Wrapped()
+        self._loss_wrapped, self._step_wrapped = Wrapped(), Wrapped()
+        self._armed = False
         self._looking: Looking | None = None
-        self._next_look = 0
+        self._next_look = self._next_labels = 0
         self._test: TestWatch | None = None
         self._batch: Any = None  # while a step lasts
         self._value = math.nan
@@ -43,25 +45,30 @@ class Watching:
 
     def begin_step(self, x: Any, t: Any) -> None:
         if self._batch is not None:
-            self.interrupted()
+            self.end_step()
         self._batch, self._value = (x, t), math.nan
         if self._broken:
             return
-        step = self.journal.steps
+        if not self._armed:
+            self._loss_wrapped.wrap(self.loss, "forward", self._around_loss)
+            self._armed = True
+        step = len(self.journal.losses)
         if step >= self._next_look:
             self._begin_look(x, t, step)
-        self._wrapped.wrap(self.loss, "forward", self._around_loss)
 
     def end_step(self) -> None:
-        self._wrapped.remove()
-        journal = self.journal
+        if self._batch is None:
+            return
         if self._looking is not None:
-            rate = None if self.optimizer is None else float(self.optimizer.lr)
-            journal.add(self._looking.finish(rate))
-            self._looking = None
-        journal.losses.append(self._value)
+            self._end_look()
+        self.journal.losses.append(self._value)
         self._samples += len(self._batch[0])
         self._batch = None
+
+    def stop(self) -> None:
+        """End the step, and take every wrapper away until the next one."""
+        self.end_step()
+        self._remove()
 
     def interrupted(self) -> None:
         """An exception has ended the step."""
@@ -80,6 +87,7 @@ class Watching:
         return None if finding.evidence.get("tensor") == "loss" else finding
 
     def begin_test(self) -> None:
+        self.end_step()
         self._test = TestWatch(self.network)
 
     def end_test(self) -> None:
@@ -90,6 +98,7 @@ class Watching:
         self._test = None
 
     def end_epoch(self, logs: dict[str, Any]) -> None:
+        self.end_step()
         journal = self.journal
         journal.epochs.append({name: float(value) for name, value in logs.items() if isinstance(value, (int, float))})
         journal.epoch_ends.append(journal.steps)
@@ -105,17 +114,39 @@ class Watching:
             self.journal.batch = len(x)
         if not self._broken:
             self._looking = Looking(self.network, step)
+            if self.optimizer is not None:
+                self._step_wrapped.wrap(self.optimizer, "step", self._around_update)
+
+    def _around_update(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*args: Any, **keywords: Any) -> Any:
+            result = original(*args, **keywords)
+            if self._looking is not None:
+                self._end_look()
+            return result
+
+        return step
+
+    def _end_look(self) -> None:
+        """After the update, before anybody else changes parameters or learning rate."""
+        looking, self._looking = self._looking, None
+        assert looking is not None
+        self._step_wrapped.remove()
+        self.journal.add(looking.finish(None if self.optimizer is None else float(self.optimizer.lr)))
 
     def _note(self, finding: Finding | None) -> None:
         if finding is not None:
             self.journal.seen.append(finding)
             self._broken = True
+            self._disarm()
 
     def _around_loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def forward(outputs: Any, targets: Any) -> Any:
             value = original(outputs, targets)
+            if self._batch is None:  # a test's
+                return value
             self._value = loss = float(value)
-            if self._looking is not None or self.journal.steps % LABELS_EVERY == 0 or not math.isfinite(loss):
+            due = self._looking is not None or len(self.journal.losses) >= self._next_labels
+            if due or not math.isfinite(loss):
                 self._after_loss(outputs, targets)
             return value
 
@@ -137,15 +168,22 @@ class Watching:
         look = look_at_labels(self._loss_kind, outputs, targets, step, self._limits["memorized_against"])
         if look is not None:
             journal.labels.append(look)
+        if step >= self._next_labels:
+            self._next_labels = step + min(LABELS_FARTHEST, max(LABELS_EVERY, step // 8))
 
     def _first(self, batch: Any) -> Finding:
         x, t = batch
         step = self.journal.steps
         return nonfinite_inputs(x, t, step) or first_not_finite(self.network, self.model, x, step)
 
+    def _disarm(self) -> None:
+        self._loss_wrapped.remove()
+        self._armed = False
+
     def _remove(self) -> None:
         """Take every wrapper away."""
-        self._wrapped.remove()
+        self._disarm()
+        self._step_wrapped.remove()
         if self._looking is not None:
             self._looking.stop()
             self._looking = None
