@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "cpu/channel_plan.h"
+#include "cpu/row_and_column_sums.h"
 #include "drivers/vectors.h"
 #include "ops/layer_norm.h"
 
@@ -224,6 +225,8 @@ struct ColumnReader {
   }
 };
 
+constexpr int64_t kBlockElements = 1 << 12;  // of a block of rows that stays in the cache between sums and step
+
 template <class S>
 struct Backward {
   using T = Compute<S>;
@@ -238,8 +241,10 @@ struct Backward {
     products = sums + call.rows;
     column_sums = products + call.rows;
     column_products = column_sums + call.columns;
-    gamma = cpu::scratch<T>(Scratch::tile, call.columns);
+    const int64_t padded = cpu::round_up(call.columns, kLanes);
+    gamma = cpu::scratch<T>(Scratch::tile, padded);
     read_columns<T>(call.gamma, 1, gamma, call.columns);
+    std::fill(gamma + call.columns, gamma + padded, T(0));
   }
 
   void sum_columns() const {
@@ -270,8 +275,57 @@ struct Backward {
     });
   }
 
+  // Whether one reading of x and dout does: threads then share the columns' chunks, and a row is one chunk.
+  bool in_one_pass() const {
+    if (!std::is_same_v<S, T> || call.columns < kLanes || call.columns > kChunk) return false;
+    const int64_t threads = cpu::num_threads();
+    return threads == 1 || call.size() <= cpu::kSmallTensor || ChannelChunks(columns).count >= 2 * threads;
+  }
+
+  void sum_and_map_rows(int64_t row, int64_t last, double* of_columns, double* products_of_columns) const {
+    const auto sum = [&](auto together, int64_t at) {
+      const int64_t element = at * call.columns;
+      cpu::sum_rows_and_columns<together(), T>(call.dout.as<const T>() + element, call.x.as<const T>() + element,
+                                               call.columns, gamma, call.statistics + at, call.rows, sums + at,
+                                               products + at, of_columns, products_of_columns);
+    };
+    const int64_t block = std::max<int64_t>(kBlockElements / call.columns, cpu::kRowsTogether);
+    for (; row < last; row += block) {
+      const int64_t end = std::min(row + block, last);
+      int64_t at = row;
+      for (; at + cpu::kRowsTogether <= end; at += cpu::kRowsTogether)
+        sum(std::integral_constant<int, cpu::kRowsTogether>{}, at);
+      for (; at < end; ++at) sum(std::integral_constant<int, 1>{}, at);
+      map(Box{0, 1, row, end, 0, call.columns}, false);
+    }
+  }
+
+  void run_in_one_pass() const {
+    const int64_t chunks = ChannelChunks(columns).count, padded = cpu::round_up(call.columns, kLanes);
+    double* table = cpu::scratch<double>(Scratch::partial_sums, chunks * 2 * padded);  // (chunk, sum, column)
+    const int64_t grain = call.size() <= cpu::kSmallTensor ? chunks : 1;
+    cpu::parallel_ranges(chunks, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t chunk = begin; chunk < end; ++chunk) {
+        double* of_chunk = table + chunk * 2 * padded;
+        std::fill(of_chunk, of_chunk + 2 * padded, 0.0);
+        const int64_t row = chunk * kRowsOfChunk;
+        sum_and_map_rows(row, std::min(row + kRowsOfChunk, call.rows), of_chunk, of_chunk + padded);
+      }
+    });
+    std::fill(column_sums, column_sums + 2 * call.columns, 0.0);
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const double* of_chunk = table + chunk * 2 * padded;
+      for (int64_t i = 0; i < call.columns; ++i) {
+        column_sums[i] += of_chunk[i];
+        column_products[i] += of_chunk[padded + i];
+      }
+    }
+  }
+
   void run() const {
-    if (call.size() == 0) {
+    if (in_one_pass()) {
+      if constexpr (std::is_same_v<S, T>) run_in_one_pass();
+    } else if (call.size() == 0) {
       std::fill(column_sums, column_sums + call.columns, 0.0);
       std::fill(column_products, column_products + call.columns, 0.0);
     } else {
