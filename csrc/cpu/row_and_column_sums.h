@@ -25,6 +25,20 @@ template <int kCount, class F>
   each_of(std::make_integer_sequence<int, kCount>{}, f);
 }
 
+// The first `count` of sixteen lanes, of which these begin with lane `at`; the others become +0.
+inline Lanes::Vector kept(const Lanes::Vector& terms, int at, int64_t count) {
+  alignas(64) double lanes[Lanes::kWidth];
+  std::memcpy(lanes, &terms, sizeof(lanes));
+  for (int i = 0; i < Lanes::kWidth; ++i)
+    if (at + i >= count) lanes[i] = 0;
+  return Lanes::load_part(lanes);
+}
+inline double folded(const Lanes::Vector (&parts)[Lanes::kParts]) {
+  double lanes[kLanes];
+  std::memcpy(lanes, parts, sizeof(lanes));
+  return fold_lanes(lanes);
+}
+
 // As many elements as a vector of double has. (An attribute that depends on T would be lost in template arguments.)
 template <class T>
 struct PartOf;
@@ -92,18 +106,6 @@ class RowAndColumnSums {
     return part;
   }
   static Vector widened(const Part& part) { return Lanes::load_part(reinterpret_cast<const T*>(&part)); }
-  static Vector kept(const Vector& terms, int at, int64_t count) {
-    alignas(64) double lanes[Lanes::kWidth];
-    std::memcpy(lanes, &terms, sizeof(lanes));
-    for (int i = 0; i < Lanes::kWidth; ++i)
-      if (at + i >= count) lanes[i] = 0;
-    return Lanes::load_part(lanes);
-  }
-  static double folded(const Vector (&parts)[Lanes::kParts]) {
-    double lanes[kLanes];
-    std::memcpy(lanes, parts, sizeof(lanes));
-    return fold_lanes(lanes);
-  }
 
   Vector sum_[kRows][Lanes::kParts] = {}, product_[kRows][Lanes::kParts] = {}, mean_[kRows];
   NormalizeRow<Part> normalize_[kRows];
@@ -133,6 +135,38 @@ template <int kRows, class T>
                              column_products + column, columns - column);
   }
   rows.fold(sums, products);
+}
+
+// Rows of kLanes to kChunk elements: the sums of Op with one input, `parameters` being a number a row.
+template <int kRows, class Op, class T>
+[[gnu::noinline]] void sum_rows(const T* x, int64_t columns, const double* parameters, double* first, double* second) {
+  using Vector = Lanes::Vector;
+  Vector sums[2][kRows][Lanes::kParts] = {}, parameter[kRows];
+  detail::each<kRows>([&](auto k) __attribute__((always_inline)) { parameter[k()] = parameters[k()] - Vector{}; });
+  const auto add = [&](const T* from, int64_t stride, int64_t count) __attribute__((always_inline)) {
+    detail::each<kRows>([&](auto k) __attribute__((always_inline)) {
+      detail::each<Lanes::kParts>([&](auto part) __attribute__((always_inline)) {
+        constexpr int kAt = part() * Lanes::kWidth;
+        const Vector input[1] = {Lanes::load_part(from + k() * stride + kAt)};
+        Terms<Vector> terms = Op::of(input, parameter[k()]);
+        if (count < kLanes) terms = {detail::kept(terms.first, kAt, count), detail::kept(terms.second, kAt, count)};
+        sums[0][k()][part()] += terms.first;
+        sums[1][k()][part()] += terms.second;
+      });
+    });
+  };
+  int64_t column = 0;
+  for (; column + kLanes <= columns; column += kLanes) add(x + column, columns, kLanes);
+  if (column < columns) {
+    T spare[kRows * kLanes] = {};
+    for (int k = 0; k < kRows; ++k)
+      for (int64_t i = column; i < columns; ++i) spare[k * kLanes + i - column] = x[k * columns + i];
+    add(spare, kLanes, columns - column);
+  }
+  detail::each<kRows>([&](auto k) __attribute__((always_inline)) {
+    first[k()] = detail::folded(sums[0][k()]);
+    second[k()] = detail::folded(sums[1][k()]);
+  });
 }
 
 }  // namespace kitae::cpu

@@ -67,6 +67,9 @@ ChannelStatistics statistics_of(const LayerNorm& call, int64_t row) {
   return {at[0], at[call.rows], at[2 * call.rows]};
 }
 
+// Elements of a block of rows that stays in the cache between sums and step.
+constexpr int64_t kBlockOfRows = 1 << 14;
+
 // ---- forward
 
 template <class S>
@@ -147,9 +150,40 @@ struct Forward {
     return -1;
   }
 
+  // Rows in place, each of one chunk, whose sums are taken several at a time.
+  bool run_by_rows(bool fused) const {
+    std::atomic<bool> finite{true};
+    const int64_t most = std::clamp<int64_t>(kBlockOfRows / call.columns, cpu::kRowsTogether, cpu::kBlockChannels);
+    const bool small = call.size() <= cpu::kSmallTensor;
+    cpu::parallel_ranges(call.rows, small ? call.rows : most, [&](int64_t row, int64_t last) {
+      alignas(64) double first_elements[cpu::kBlockChannels], sum[cpu::kBlockChannels], squares[cpu::kBlockChannels];
+      for (; row < last; row += most) {
+        const int64_t count = std::min(most, last - row);
+        for (int64_t i = 0; i < count; ++i) first_elements[i] = first_element(row + i);
+        const auto add = [&](auto together, int64_t i) {
+          cpu::sum_rows<together(), DeviationTerms, T>(call.x.as<const T>() + (row + i) * call.columns, call.columns,
+                                                       first_elements + i, sum + i, squares + i);
+        };
+        int64_t i = 0;
+        for (; i + cpu::kRowsTogether <= count; i += cpu::kRowsTogether)
+          add(std::integral_constant<int, cpu::kRowsTogether>{}, i);
+        for (; i < count; ++i) add(std::integral_constant<int, 1>{}, i);
+        if (!finish(row, row + count, first_elements, sum, squares)) finite.store(false, std::memory_order_relaxed);
+        if (fused) map(Box{0, 1, row, row + count, 0, call.columns}, true);
+      }
+    });
+    if (!fused && finite.load(std::memory_order_relaxed))
+      cpu::map_channels(sizes, [&](const Box& box, bool backwards) { map(box, backwards); });
+    return finite.load(std::memory_order_relaxed);
+  }
+
   int64_t run() const {
     std::atomic<bool> finite{true};
     const bool strict = call.nonfinite == Nonfinite::raise || call.nonfinite == Nonfinite::zero;
+    if constexpr (std::is_same_v<S, T>) {
+      if (call.columns >= kLanes && call.columns <= kChunk && call.rows >= 2 * cpu::num_threads())
+        return run_by_rows(!strict || call.fresh) ? -1 : first_nonfinite();
+    }
     cpu::reduce_and_map<DeviationTerms, T, TileReader<S>>(
         sizes, sizeof(S), !strict || call.fresh,
         [&](int64_t begin, int64_t end, double* numbers) {
