@@ -68,7 +68,7 @@ ChannelStatistics statistics_of(const LayerNorm& call, int64_t row) {
 }
 
 // Elements of a block of rows that stays in the cache between sums and step.
-constexpr int64_t kBlockOfRows = 1 << 14;
+constexpr int64_t kBlockOfRows = 1 << 16;
 
 // ---- forward
 
@@ -153,7 +153,9 @@ struct Forward {
   // Rows in place, each of one chunk, whose sums are taken several at a time.
   bool run_by_rows(bool fused) const {
     std::atomic<bool> finite{true};
-    const int64_t most = std::clamp<int64_t>(kBlockOfRows / call.columns, cpu::kRowsTogether, cpu::kBlockChannels);
+    const int64_t share = call.rows / (2 * cpu::num_threads());  // leave every thread a choice of two blocks
+    const int64_t most =
+        std::clamp<int64_t>(std::min(kBlockOfRows / call.columns, share), cpu::kRowsTogether, cpu::kBlockChannels);
     const bool small = call.size() <= cpu::kSmallTensor;
     cpu::parallel_ranges(call.rows, small ? call.rows : most, [&](int64_t row, int64_t last) {
       alignas(64) double first_elements[cpu::kBlockChannels], sum[cpu::kBlockChannels], squares[cpu::kBlockChannels];
