@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "cpu/channel_plan.h"
+#include "cpu/row_and_column_sums.h"
 #include "drivers/vectors.h"
 #include "ops/layer_norm.h"
 
@@ -65,6 +66,9 @@ ChannelStatistics statistics_of(const LayerNorm& call, int64_t row) {
   const double* at = call.statistics + row;
   return {at[0], at[call.rows], at[2 * call.rows]};
 }
+
+// Elements of a block of rows that stays in the cache between sums and step.
+constexpr int64_t kBlockOfRows = 1 << 16;
 
 // ---- forward
 
@@ -146,9 +150,42 @@ struct Forward {
     return -1;
   }
 
+  // Rows in place, each of one chunk, whose sums are taken several at a time.
+  bool run_by_rows(bool fused) const {
+    std::atomic<bool> finite{true};
+    const int64_t share = call.rows / (2 * cpu::num_threads());  // leave every thread a choice of two blocks
+    const int64_t most =
+        std::clamp<int64_t>(std::min(kBlockOfRows / call.columns, share), cpu::kRowsTogether, cpu::kBlockChannels);
+    const bool small = call.size() <= cpu::kSmallTensor;
+    cpu::parallel_ranges(call.rows, small ? call.rows : most, [&](int64_t row, int64_t last) {
+      alignas(64) double first_elements[cpu::kBlockChannels], sum[cpu::kBlockChannels], squares[cpu::kBlockChannels];
+      for (; row < last; row += most) {
+        const int64_t count = std::min(most, last - row);
+        for (int64_t i = 0; i < count; ++i) first_elements[i] = first_element(row + i);
+        const auto add = [&](auto together, int64_t i) {
+          cpu::sum_rows<together(), DeviationTerms, T>(call.x.as<const T>() + (row + i) * call.columns, call.columns,
+                                                       first_elements + i, sum + i, squares + i);
+        };
+        int64_t i = 0;
+        for (; i + cpu::kRowsTogether <= count; i += cpu::kRowsTogether)
+          add(std::integral_constant<int, cpu::kRowsTogether>{}, i);
+        for (; i < count; ++i) add(std::integral_constant<int, 1>{}, i);
+        if (!finish(row, row + count, first_elements, sum, squares)) finite.store(false, std::memory_order_relaxed);
+        if (fused) map(Box{0, 1, row, row + count, 0, call.columns}, true);
+      }
+    });
+    if (!fused && finite.load(std::memory_order_relaxed))
+      cpu::map_channels(sizes, [&](const Box& box, bool backwards) { map(box, backwards); });
+    return finite.load(std::memory_order_relaxed);
+  }
+
   int64_t run() const {
     std::atomic<bool> finite{true};
     const bool strict = call.nonfinite == Nonfinite::raise || call.nonfinite == Nonfinite::zero;
+    if constexpr (std::is_same_v<S, T>) {
+      if (call.columns >= kLanes && call.columns <= kChunk && call.rows >= 2 * cpu::num_threads())
+        return run_by_rows(!strict || call.fresh) ? -1 : first_nonfinite();
+    }
     cpu::reduce_and_map<DeviationTerms, T, TileReader<S>>(
         sizes, sizeof(S), !strict || call.fresh,
         [&](int64_t begin, int64_t end, double* numbers) {
@@ -224,6 +261,8 @@ struct ColumnReader {
   }
 };
 
+constexpr int64_t kBlockElements = 1 << 12;  // of a block of rows that stays in the cache between sums and step
+
 template <class S>
 struct Backward {
   using T = Compute<S>;
@@ -238,8 +277,10 @@ struct Backward {
     products = sums + call.rows;
     column_sums = products + call.rows;
     column_products = column_sums + call.columns;
-    gamma = cpu::scratch<T>(Scratch::tile, call.columns);
+    const int64_t padded = cpu::round_up(call.columns, kLanes);
+    gamma = cpu::scratch<T>(Scratch::tile, padded);
     read_columns<T>(call.gamma, 1, gamma, call.columns);
+    std::fill(gamma + call.columns, gamma + padded, T(0));
   }
 
   void sum_columns() const {
@@ -270,8 +311,57 @@ struct Backward {
     });
   }
 
+  // Whether one reading of x and dout does: threads then share the columns' chunks, and a row is one chunk.
+  bool in_one_pass() const {
+    if (!std::is_same_v<S, T> || call.columns < kLanes || call.columns > kChunk) return false;
+    const int64_t threads = cpu::num_threads();
+    return threads == 1 || call.size() <= cpu::kSmallTensor || ChannelChunks(columns).count >= 2 * threads;
+  }
+
+  void sum_and_map_rows(int64_t row, int64_t last, double* of_columns, double* products_of_columns) const {
+    const auto sum = [&](auto together, int64_t at) {
+      const int64_t element = at * call.columns;
+      cpu::sum_rows_and_columns<together(), T>(call.dout.as<const T>() + element, call.x.as<const T>() + element,
+                                               call.columns, gamma, call.statistics + at, call.rows, sums + at,
+                                               products + at, of_columns, products_of_columns);
+    };
+    const int64_t block = std::max<int64_t>(kBlockElements / call.columns, cpu::kRowsTogether);
+    for (; row < last; row += block) {
+      const int64_t end = std::min(row + block, last);
+      int64_t at = row;
+      for (; at + cpu::kRowsTogether <= end; at += cpu::kRowsTogether)
+        sum(std::integral_constant<int, cpu::kRowsTogether>{}, at);
+      for (; at < end; ++at) sum(std::integral_constant<int, 1>{}, at);
+      map(Box{0, 1, row, end, 0, call.columns}, false);
+    }
+  }
+
+  void run_in_one_pass() const {
+    const int64_t chunks = ChannelChunks(columns).count, padded = cpu::round_up(call.columns, kLanes);
+    double* table = cpu::scratch<double>(Scratch::partial_sums, chunks * 2 * padded);  // (chunk, sum, column)
+    const int64_t grain = call.size() <= cpu::kSmallTensor ? chunks : 1;
+    cpu::parallel_ranges(chunks, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t chunk = begin; chunk < end; ++chunk) {
+        double* of_chunk = table + chunk * 2 * padded;
+        std::fill(of_chunk, of_chunk + 2 * padded, 0.0);
+        const int64_t row = chunk * kRowsOfChunk;
+        sum_and_map_rows(row, std::min(row + kRowsOfChunk, call.rows), of_chunk, of_chunk + padded);
+      }
+    });
+    std::fill(column_sums, column_sums + 2 * call.columns, 0.0);
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const double* of_chunk = table + chunk * 2 * padded;
+      for (int64_t i = 0; i < call.columns; ++i) {
+        column_sums[i] += of_chunk[i];
+        column_products[i] += of_chunk[padded + i];
+      }
+    }
+  }
+
   void run() const {
-    if (call.size() == 0) {
+    if (in_one_pass()) {
+      if constexpr (std::is_same_v<S, T>) run_in_one_pass();
+    } else if (call.size() == 0) {
       std::fill(column_sums, column_sums + call.columns, 0.0);
       std::fill(column_products, column_products + call.columns, 0.0);
     } else {
