@@ -75,8 +75,9 @@ struct Forward {
       cpu::prefetch_tile(v, sizes, next);
       const Tile<T> in = cpu::load_tile<T>(v, sizes, tile, buffer.data);
       const ScaleTable<T> table{numbers.inverse + tile.channel, numbers.g + tile.channel};
-      cpu::store_tile<T>(call.out.as<S>(), sizes, tile,
-                         [&](T* to, int64_t stride) { cpu::map_tile(sizes.adjacent(), tile, to, stride, cpu::Ahead{}, table, in); });
+      cpu::store_tile<T>(call.out.as<S>(), sizes, tile, [&](T* to, int64_t stride) {
+        cpu::map_tile(sizes.adjacent(), tile, to, stride, cpu::Ahead{}, table, in);
+      });
     });
   }
   void run() const {
