@@ -34,9 +34,8 @@ namespace detail {
 
 // Asks for what comes next between pieces of a row.
 template <class T, class F, class... In>
-[[gnu::noinline]] void map_long_rows(const Region& tile, T* out, int64_t stride, const Ahead& ahead, const F& function,
+[[gnu::noinline]] void map_long_rows(const Region& tile, T* out, int64_t stride, const Ahead& ahead, const F f,
                                      const In... in) {
-  const auto f = function(0);
   constexpr int64_t kLine = 64, kPiece = 256;
   for (int64_t row = 0; row < tile.rows; ++row) {
     T* to = out + row * stride;
@@ -65,8 +64,8 @@ inline void map_rows(T* out, int64_t stride, int64_t row, int64_t columns, const
 // by side. `out` may be one of the inputs. `ahead`: where the next tile will be written,
 // if the hardware can't see it coming.
 template <class T, class Function, class... In>
-[[gnu::always_inline]] inline void map_tile(bool adjacent, const Region& tile, T* out, int64_t stride,
-                                            const Ahead& ahead, const Function& function, const In... in) {
+inline void map_tile(bool adjacent, const Region& tile, T* out, int64_t stride, const Ahead& ahead,
+                     const Function& function, const In... in) {
   int64_t row = 0;
   if (adjacent) {
     // Two short rows share the loads of a column's numbers. Longer ones would be two places of memory at a time, which
@@ -79,8 +78,8 @@ template <class T, class Function, class... In>
     for (; row < tile.rows; ++row) detail::map_rows<1>(out + row * stride, stride, row, tile.columns, function, in...);
     return;
   }
-  if (ahead.data) return detail::map_long_rows(tile, out, stride, ahead, function, in...);
   const auto f = function(0);
+  if (ahead.data) return detail::map_long_rows(tile, out, stride, ahead, f, in...);
   for (; row < tile.rows; ++row) {
     T* to = out + row * stride;
 #pragma GCC ivdep

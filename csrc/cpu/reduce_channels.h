@@ -124,15 +124,9 @@ template <bool kAhead, class Op, class T>
 }
 
 template <class Op, class T>
-[[gnu::noinline]] void add_long_rows(double* first, double* second, const Tile<T> (&in)[Op::kInputs], int64_t rows,
-                                     int64_t columns, const double* parameters) {
-  add_rows<true, Op, T>(first, second, in, rows, columns, parameters);
-}
-
-template <class Op, class T>
 inline void add_along(double* first, double* second, const Tile<T> (&in)[Op::kInputs], int64_t rows, int64_t columns,
                       const double* parameters) {
-  if (in[0].ahead.data) return add_long_rows<Op, T>(first, second, in, rows, columns, parameters);
+  if (in[0].ahead.data) return add_rows<true, Op, T>(first, second, in, rows, columns, parameters);
   add_rows<false, Op, T>(first, second, in, rows, columns, parameters);
 }
 
