@@ -21,6 +21,8 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kSpin = std::chrono::microseconds(50);  // a waiting worker burns no more than this
 constexpr auto kPoll = std::chrono::milliseconds(50);  // how often an interruptible call looks for Ctrl-C
 constexpr int kSpinsBetweenClocks = 64;
+constexpr auto kWorthWaking = std::chrono::microseconds(100);  // of work by one thread; a sleeper comes after 20 to 50
+constexpr double kBusy = 0.6;  // of the time in calls: workers are kept awake between them
 
 void relax() {
 #if defined(__x86_64__)
@@ -31,9 +33,12 @@ void relax() {
 }
 
 thread_local bool (*poll_function)() = nullptr;
+std::atomic<int64_t> wakes{0};
+
+using Body = void (*)(void*, int64_t);
 
 struct Job {
-  void (*body)(void*, int64_t) = nullptr;
+  Body body = nullptr;
   void* context = nullptr;
   int64_t units = 0;
   int helpers = 0;  // workers with a smaller number may join
@@ -58,9 +63,35 @@ struct Job {
   }
 };
 
+// What units of each kind of work took lately, by the function that does them. Decides who works, never what comes out.
+class Experience {
+ public:
+  // Of one thread; the longest there is for work not seen before.
+  Clock::duration expected(Body body, int64_t units) const {
+    const Entry& entry = entries_[slot(body)];
+    if (entry.body != body) return Clock::duration::max();
+    const double ticks = entry.ticks_of_unit * static_cast<double>(units);
+    return ticks < 1e15 ? Clock::duration(static_cast<int64_t>(ticks)) : Clock::duration::max();
+  }
+  void add(Body body, int64_t units, Clock::duration time) {
+    entries_[slot(body)] = {body, static_cast<double>(time.count()) / static_cast<double>(units)};
+  }
+
+ private:
+  struct Entry {
+    Body body = nullptr;
+    double ticks_of_unit = 0;
+  };
+  static constexpr size_t kEntries = 64;
+  static size_t slot(Body body) { return (reinterpret_cast<uintptr_t>(body) >> 4) * 0x9E3779B97F4A7C15u >> 58; }
+
+  Entry entries_[kEntries];
+};
+
 class Pool {
  public:
-  void run(int64_t units, void (*body)(void*, int64_t), void* context, int threads) {
+  void run(int64_t units, Body body, void* context, int threads) {
+    const auto start = Clock::now();
     grow(threads - 1);
     job_.body = body;
     job_.context = context;
@@ -72,13 +103,18 @@ class Pool {
 
     gate_.store(kOpen, std::memory_order_seq_cst);
     epoch_.fetch_add(1, std::memory_order_seq_cst);
-    if (sleepers_.load(std::memory_order_seq_cst) > 0) {
+    // A worker that spins joins by itself. To wake one takes long enough to finish short work alone.
+    bool asleep = sleepers_.load(std::memory_order_seq_cst) > 0;
+    const auto wake = [&] {
       const std::lock_guard<std::mutex> lock(mutex_);
       wake_.notify_all();
-    }
+      wakes.fetch_add(1, std::memory_order_relaxed);
+      asleep = false;
+    };
+    if (asleep && (busy_share_ > kBusy || experience_.expected(body, units) > kWorthWaking)) wake();
 
     bool interrupted = false;
-    auto next_poll = Clock::now() + kPoll;
+    auto next_poll = start + kPoll;
     const auto poll = [&] {
       if (!poll_function || Clock::now() < next_poll) return;
       next_poll = Clock::now() + kPoll;
@@ -87,7 +123,16 @@ class Pool {
         job_.stop = true;
       }
     };
-    while (job_.run_one()) poll();
+    const auto begin = Clock::now();
+    int64_t done = 0;
+    for (; job_.run_one(); ++done) {
+      poll();
+      if (!asleep) continue;
+      // Work that proves longer than it was: what is left for others, at the pace so far.
+      const int64_t others = units - job_.next.load(std::memory_order_relaxed) - 1;
+      if ((Clock::now() - begin) * others > kWorthWaking * (done + 1)) wake();
+    }
+    if (done > 0) experience_.add(body, done, Clock::now() - begin);
     // Close the gate, then wait for those inside: the context is about to disappear.
     gate_.fetch_and(~kOpen, std::memory_order_acq_rel);
     for (int spins = 0; gate_.load(std::memory_order_acquire) != 0; ++spins) {
@@ -97,6 +142,11 @@ class Pool {
         poll();
       }
     }
+    const auto end = Clock::now();
+    if (done == 0) experience_.add(body, units, end - start);
+    if (end > last_end_)
+      busy_share_ += kWeight * (std::chrono::duration<double>(end - start) / (end - last_end_) - busy_share_);
+    last_end_ = end;
     if (job_.error) std::rethrow_exception(std::exchange(job_.error, nullptr));
     if (interrupted) throw Interrupted();
   }
@@ -107,6 +157,7 @@ class Pool {
 
  private:
   static constexpr int64_t kOpen = int64_t{1} << 62;
+  static constexpr double kWeight = 0.1;  // of the latest call in busy_share_
 
   // As many workers as the system gives: results do not depend on how many there are.
   void grow(int workers) {
@@ -161,6 +212,9 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_;
   int workers_ = 0;
+  Experience experience_;
+  double busy_share_ = 0;
+  Clock::time_point last_end_ = Clock::now();
 };
 
 std::atomic<int> thread_count{1};
@@ -178,7 +232,7 @@ Pool& pool() {
   return *existing;
 }
 
-void run_alone(int64_t units, void (*body)(void*, int64_t), void* context) {
+void run_alone(int64_t units, Body body, void* context) {
   if (!poll_function) {
     for (int64_t unit = 0; unit < units; ++unit) body(context, unit);
     return;
@@ -221,7 +275,9 @@ void* scratch_bytes(Scratch slot, int64_t bytes) {
   return kept.data;
 }
 
-void detail::parallel_for(int64_t units, void (*body)(void*, int64_t), void* context) {
+int64_t detail::wakes() { return kitae::cpu::wakes.load(std::memory_order_relaxed); }
+
+void detail::parallel_for(int64_t units, Body body, void* context) {
   if (units <= 0) return;
   const int64_t wanted = num_threads();
   const int threads = static_cast<int>(wanted < units ? wanted : units);

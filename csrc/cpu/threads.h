@@ -33,8 +33,9 @@ class Interruptible {
 };
 
 namespace detail {
+int64_t wakes();  // how often sleeping workers were woken, for tests
 void parallel_for(int64_t units, void (*body)(void*, int64_t), void* context);
-}
+}  // namespace detail
 
 // Calls body(unit) for every unit in [0, units), each once, in any order, from any thread. The first
 // exception of a unit is rethrown here, after the units that are running have finished; the others are not started.

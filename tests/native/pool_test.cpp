@@ -1,5 +1,5 @@
-// The thread pool alone: every unit once, exceptions, many callers, nesting, fork, floating-point mode, interruption.
-// Built with -fsanitize=thread it must finish without a report.
+// The thread pool alone: every unit once, exceptions, many callers, nesting, sleep, fork, floating-point mode,
+// interruption. Built with -fsanitize=thread it must finish without a report.
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -117,6 +117,52 @@ void test_many_callers_while_the_thread_count_changes() {
   for (std::thread& caller : callers) caller.join();
   stop = true;
   changer.join();
+}
+
+// How often `call` woke workers, each time after a pause in which they fell asleep.
+template <class Call>
+int64_t wakes_after_pauses(int calls, Call call) {
+  const int64_t before = kitae::cpu::detail::wakes();
+  for (int number = 0; number < calls; ++number) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    call();
+  }
+  return kitae::cpu::detail::wakes() - before;
+}
+
+void test_short_work_lets_workers_sleep() {
+  set_num_threads(2);
+  // The first call wakes, as it does not know better. Where other processes want the cores, short units can look long
+  // and workers come late to sleep: half is enough.
+  std::atomic<int64_t> runs{0};
+  CHECK(wakes_after_pauses(40, [&] { parallel_for(4, [&](int64_t) { ++runs; }); }) <= 20);
+  CHECK(runs == 160);
+
+  const auto long_unit = [](int64_t) { std::this_thread::sleep_for(std::chrono::milliseconds(1)); };
+  CHECK(wakes_after_pauses(10, [&] { parallel_for(2, long_unit); }) >= 5);
+
+  // Known as short, and long this time: the caller notices after a unit.
+  std::chrono::microseconds length{0};
+  const auto unit = [&](int64_t) { std::this_thread::sleep_for(length); };
+  int64_t noticed = 0;
+  for (int number = 0; number < 10; ++number) {
+    length = std::chrono::microseconds(0);
+    wakes_after_pauses(2, [&] { parallel_for(1000, unit); });
+    length = std::chrono::microseconds(200);
+    noticed += wakes_after_pauses(1, [&] { parallel_for(10, unit); });
+  }
+  CHECK(noticed >= 5);
+
+  // One short call after the other: they are kept awake.
+  const auto short_unit = [](int64_t) {
+    const auto start = Clock::now();
+    while (seconds_since(start) < 5e-6) {
+    }
+  };
+  wakes_after_pauses(10, [&] { parallel_for(3, short_unit); });
+  const int64_t before = kitae::cpu::detail::wakes();
+  for (int number = 0; number < 500; ++number) parallel_for(3, short_unit);
+  CHECK(kitae::cpu::detail::wakes() > before);
 }
 
 void test_scratch_belongs_to_its_thread() {
@@ -279,6 +325,7 @@ int main(int argc, char** argv) {
   test_exception_reaches_the_caller();
   test_nested_calls();
   test_many_callers_while_the_thread_count_changes();
+  test_short_work_lets_workers_sleep();
   test_scratch_belongs_to_its_thread();
   test_floating_point_mode();
   test_interruption();
