@@ -288,3 +288,25 @@ def test_a_trainer_makes_an_update_a_segment(rng: np.random.Generator) -> None:
         np.testing.assert_array_equal(other.params[name], array)
     with pytest.raises(TypeError, match=r"kitae.train.Trainer: tbptt: expected None or a kitae.train.TruncatedBPTT"):
         Trainer(other, loss, kitae.SGD(lr=0.1), tbptt=3)
+
+
+def test_validation_neither_sees_nor_moves_the_state_of_training(rng: np.random.Generator) -> None:
+    """One long sequence in batches: as without validation; and the loss of validation is that from zeros."""
+    x, t = rng.standard_normal((8, 6, 3)), rng.standard_normal((8, 6, 2))
+
+    def fitted(**keywords: Any) -> tuple[Trainer, Any]:
+        kitae.seed(3)
+        model = nn.Sequential(nn.LSTM(4, return_sequences=True, stateful=True), nn.TimeDistributed(nn.Dense(2)))
+        loss = nn.TimeDistributedLoss(nn.MeanSquaredError())
+        trainer = Trainer(model, loss, kitae.SGD(lr=0.1), tbptt=TruncatedBPTT(3, reset=False))
+        return trainer, trainer.fit(x, t, batch_size=4, shuffle=False, verbose=0, epochs=2, **keywords)
+
+    alone, _ = fitted()
+    trainer, history = fitted(validation_data=(x[:4], t[:4]))
+    for name, array in alone.model.params.items():
+        np.testing.assert_array_equal(trainer.model.params[name], array)
+    for ours, wanted in zip(trainer.model.layers[0].state, alone.model.layers[0].state, strict=True):
+        np.testing.assert_array_equal(ours, wanted)
+    alone.model.layers[0].reset_state()
+    from_zeros = alone.loss.forward(alone.model.forward(x[:4], training=False), t[:4])
+    np.testing.assert_allclose(history.history["val_loss"][-1], from_zeros, rtol=1e-12)

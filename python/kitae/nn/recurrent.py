@@ -7,6 +7,8 @@ weights' gradients, are made for all steps at once; a step has one product, with
 which has all products in the step.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -15,6 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from kitae import _checks, _dispatch, _random
 from kitae.nn import checks, initializers
+from kitae.nn.composite import walk
 from kitae.nn.layer import Layer
 
 _LARGEST = 2**31 - 1
@@ -254,3 +257,17 @@ class Recurrent(Layer):
 def _rows(sequence: Any) -> Any:
     """(time, batch, width) as (time * batch, width)."""
     return sequence.reshape(-1, sequence.shape[2])
+
+
+@contextmanager
+def states_set_aside(model: Any) -> Iterator[None]:
+    """Inside, the model's recurrent layers start from zeros; afterwards they go on from where they were."""
+    layers = [layer for _, layer in walk(model) if isinstance(layer, Recurrent)]
+    kept = [(layer.state, layer._next, layer._was_set) for layer in layers]
+    for layer in layers:
+        layer.reset_state()
+    try:
+        yield
+    finally:
+        for layer, (state, following, was_set) in zip(layers, kept, strict=True):
+            layer.state, layer._next, layer._was_set = state, following, was_set

@@ -7,6 +7,7 @@ from typing import Any
 from kitae import _checks, _dispatch
 from kitae.nn.layer import backward_for_parameters
 from kitae.nn.losses import loss as find_loss
+from kitae.nn.recurrent import states_set_aside
 from kitae.train import binding, feeding
 from kitae.train import metrics as _metrics
 from kitae.train.callback import Callback, CallbackList, Logs
@@ -158,7 +159,8 @@ class Trainer:
     def evaluate(self, x: Any, y: Any = None, *, batch_size: int = 128) -> dict[str, float]:
         """{"loss": ..., metrics by name}: means over the samples of arrays or of an iterable of (x, y) minibatches.
 
-        Every layer runs with ``training=False``. Metrics of the whole set (precision, recall, f1) are taken of all
+        Every layer runs with ``training=False``; recurrent layers start from zeros and have their own state back
+        afterwards. Metrics of the whole set (precision, recall, f1) are taken of all
         outputs at once, which are kept for that.
         """
         self.callbacks.set_trainer(self)
@@ -348,14 +350,15 @@ class Trainer:
         begins, ends = callbacks.listeners("on_test_batch_begin"), callbacks.listeners("on_test_batch_end")
         means, whole = Means(self.metrics), WholeSet(self.metrics)
         callbacks.call("on_test_begin", {})
-        for number, (x, targets) in enumerate(batches):
-            for begin in begins:
-                begin(number, {})
-            outputs = self.model.forward(x, training=False)
-            means.add(self.loss.forward(outputs, targets), outputs, targets, len(x))
-            whole.add(outputs, targets)
-            for end in ends:
-                end(number, means.logs())
+        with states_set_aside(self.model):
+            for number, (x, targets) in enumerate(batches):
+                for begin in begins:
+                    begin(number, {})
+                outputs = self.model.forward(x, training=False)
+                means.add(self.loss.forward(outputs, targets), outputs, targets, len(x))
+                whole.add(outputs, targets)
+                for end in ends:
+                    end(number, means.logs())
         if means.samples == 0:
             raise _checks.error(ValueError, op, "x", "at least one sample", _checks.Words("none"))
         results = {**means.logs(), **whole.results()}
