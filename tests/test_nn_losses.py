@@ -274,3 +274,13 @@ def test_shares_that_do_not_sum_to_one() -> None:
     for row in ([0.5, 0.2, 0.2], [1.5, -0.5, 0.0], [np.nan, 0.5, 0.5]):
         with pytest.raises(ValueError, match=r"labels: expected rows of shares: none below 0, and their sum 1"):
             nn.SoftmaxCrossEntropy().forward(np.zeros((1, 3)), np.array([row]))
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "<i4", ">i4", "<i8", ">i8"])
+def test_class_ids_of_any_integer_dtype(dtype: str) -> None:
+    """ln 4 for equal logits, whatever the bytes of a label; one out of range is named."""
+    loss, logits = nn.SoftmaxCrossEntropy(), np.zeros((3, 4), np.float32)
+    assert loss.forward(logits, np.array([0, 1, 3], dtype)) == pytest.approx(np.log(4), rel=1e-6)
+    wrong = [0, 1, 4] if dtype == "u1" else [0, -1, 3]
+    with pytest.raises(ValueError, match=f"class ids from 0 to 3, got values from {min(wrong)} to {max(wrong)}"):
+        loss.forward(logits, np.array(wrong, dtype))

@@ -99,8 +99,9 @@ def targets_of(labels: NDArray[Any], batch: int, classes: int) -> tuple[Any, Any
         raise _checks.error(ValueError, FORWARD, "labels", expected, labels)
     if labels.dtype.kind not in "iu":
         raise _checks.error(TypeError, FORWARD, "labels", "an integer dtype for class ids", labels)
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
+    # One look at all of them: as unsigned numbers the negative ones are the largest.
+    if labels.view(labels.dtype.str.replace("i", "u")).max() >= classes:
+        low, high = int(labels.min()), int(labels.max())
         found = _checks.Words(f"values from {low} to {high}")
         raise _checks.error(ValueError, FORWARD, "labels", f"class ids from 0 to {classes - 1}", found)
     return labels, None
