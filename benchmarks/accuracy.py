@@ -5,10 +5,10 @@
 DIGITS holds `images` and `labels`: the first 8,000 train, the last 2,000 test. A convolutional network (8 epochs) and a
 multilayer network of 2 x 512 units (20 epochs), both with batch norm, ReLU, dropout and Adam, whose learning rate falls
 to 0 along half a cosine. The convolutional network's widths, kernels, batch, rate and dropout were chosen by kitae's
-accuracy on digits 7,000 to 7,999 after training on those before (four choices); the multilayer network's were not varied. For a seed both
-systems start from the same weights (He's distribution), see the same batches and have the same numbers everywhere; only
-their dropout masks and the order of their sums differ. Writes benchmarks/results/accuracy-<digits>.json and prints a
-table.
+accuracy on digits 7,000 to 7,999 after training on those before (four choices); the multilayer network's were not
+varied. For a seed both systems start from the same weights (He's distribution), see the same batches and have the same
+numbers everywhere; only their dropout masks and the order of their sums differ. Writes
+benchmarks/results/accuracy-<digits>.json and prints a table.
 """
 
 import argparse
