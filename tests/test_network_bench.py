@@ -116,6 +116,8 @@ def test_the_rows_are_listed(capsys):
     for case in networks.CASES:
         assert (case, case.bench_sizes[0]) in suite.rows(suite.planned(quick=True))
         assert case.name in report.OP_NAMES
+    plan = suite.planned(filter="network")
+    assert not suite.rows(plan, dtype="float64") + suite.rows(plan, dtype="bfloat16")  # float32 alone is checked above
 
 
 # --- threads ---------------------------------------------------------------------------------------------------------
