@@ -99,6 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _on_cuda(chosen)
     plan = suite.planned(chosen.quick, chosen.filter, chosen.threads, chosen.dtype)
     rows = [row for dtype in plan.dtypes for row in suite.rows(plan, dtype=dtype)]
+    left_out = suite.left_out(plan)
+    if left_out:
+        print(left_out, file=sys.stderr)
     if not rows:
         parser().error(f"--filter: expected words of a row's name (see --list), got {chosen.filter!r}")
     if chosen.list:

@@ -13,6 +13,7 @@ Row = dict[str, Any]
 
 OP_NAMES = {
     "convolutional_step": "convolutional network, training step",
+    "fully_connected_step": "fully connected network, training step",
     "batch_norm": "batch norm, training",
     "batch_norm_relu": "batch norm + ReLU, training",
     "batch_norm_inference": "batch norm, inference",
@@ -222,7 +223,8 @@ def text(results: dict[str, Any]) -> str:
         )
         for line in measured
     ]
-    parts += [aligned(header, table), "", "Geometric means of the speed-up (NumPy and the textbook use one thread)"]
+    used = f"NumPy and the textbook use one thread{_except_networks(measured)}"
+    parts += [aligned(header, table), "", f"Geometric means of the speed-up ({used})"]
     parts += [aligned(("family", "threads", *PEERS, "of a copy"), _means(measured)), ""]
     for peer in PEERS:
         slowest = worst(measured, peer)
@@ -239,6 +241,10 @@ def text(results: dict[str, Any]) -> str:
         for line, peer in lost
     ]
     return "\n".join(parts)
+
+
+def _except_networks(measured: Iterable[Line]) -> str:
+    return ", in networks as many as the row" if any(line.family == "network" for line in measured) else ""
 
 
 def _means(measured: Sequence[Line]) -> list[tuple[str, ...]]:
@@ -312,7 +318,8 @@ def markdown(results: dict[str, Any]) -> str:
     out += [
         "",
         f"Speed-ups as geometric means over the op's rows (shapes, layouts, with `out=` and without), the worst row in "
-        f"parentheses; float32, {in_threads(most)}; textbook and NumPy use one. Rows where kitae is slower: {losses}.",
+        f"parentheses; float32, {in_threads(most)}; textbook and NumPy use one{_except_networks(measured)}. "
+        f"Rows where kitae is slower: {losses}.",
         "",
         f"Measured {results['date']} on {machine_text(results)}.",
         *busy_text(results),

@@ -12,7 +12,7 @@ import numpy as np
 
 from kitae import _dispatch, _threads
 
-from . import machine
+from . import blas, machine
 from .cases import CASES, Case, Size, networks, torch_face
 from .contenders import System, contenders, set_threads
 from .timing import Runner, Settings, Timing, race
@@ -55,6 +55,19 @@ def planned(
 
 def rows(plan: Plan, cases: Sequence[Case] = ALL_CASES, dtype: str = "float32") -> list[Row]:
     """The rows of a plan in one dtype; every word of the filter must occur in a row's family, op or size."""
+    unfair = blas.missing() != ""
+    return [row for row in _matching(plan, cases, dtype) if not (unfair and row[0].family == networks.FAMILY)]
+
+
+def left_out(plan: Plan) -> str:
+    """Why a plan goes without its networks, or nothing. One thread must mean one for everyone."""
+    missing = blas.missing()
+    if not missing or not any(_matching(plan, networks.CASES, dtype) for dtype in plan.dtypes):
+        return ""
+    return f"Rows of networks are left out: their matrix products would take all cores ({missing})."
+
+
+def _matching(plan: Plan, cases: Sequence[Case], dtype: str) -> list[Row]:
     words = plan.filter.lower().split()
     return [
         (case, size)
@@ -67,8 +80,8 @@ def rows(plan: Plan, cases: Sequence[Case] = ALL_CASES, dtype: str = "float32") 
 
 
 def _in_dtype(case: Case, dtype: str) -> bool:
-    if dtype == "float32":
-        return True
+    if dtype == "float32" or dtype not in case.dtypes:
+        return dtype in case.dtypes
     # kitae's optimizers keep float32 state and masters for 16-bit parameters, PyTorch's do not: other work.
     return case.family != "torch_face" and (dtype == "float64" or "params" not in case.changes)
 
@@ -90,9 +103,10 @@ def run(
     begin = time.monotonic()
     measured = []
     try:
-        for case, size, dtype in tasks:
-            measured.append(measure(case, size, plan, dtype))
-            progress(len(measured), len(tasks), measured[-1])
+        with blas.restored():
+            for case, size, dtype in tasks:
+                measured.append(measure(case, size, plan, dtype))
+                progress(len(measured), len(tasks), measured[-1])
     finally:
         _threads.set_num_threads(threads)
     return {
@@ -138,7 +152,7 @@ def measure(case: Case, size: Size, plan: Plan, dtype: str = "float32") -> dict[
                 Runner(
                     "",
                     contender.call,
-                    partial(set_threads, contender.system, count),
+                    partial(contender.take_threads, count),
                     uses_openmp=contender.system == "PyTorch",
                 ),
             )

@@ -86,20 +86,9 @@ def textbook_contender(name: str, weights: list[NDArray[Any]], seed: int, drop: 
 
 
 def kitae_contender(name: str, backend: str, weights: list[NDArray[Any]], seed: int, drop: float = DROP) -> Contender:
-    """The same network from kitae's layers.
-
-    ``unbiased=False`` and ``scale="classic"`` are the textbook's conventions where kitae's defaults are others: the
-    biased running variance, and dropout that scales at inference instead of in training.
-    """
+    """The same network from kitae's layers."""
     kitae.seed(seed)
-    layers: list[tuple[str, Any]] = []
-    for weight in weights[:-1]:
-        layers += [
-            (DENSE, nn.Dense(weight.shape[1], init=given(weight))),
-            (BATCH_NORM, kitae.BatchNorm(activation="relu", unbiased=False)),
-            (DROPOUT, kitae.Dropout(drop, scale="classic")),
-        ]
-    layers.append((DENSE, nn.Dense(weights[-1].shape[1], init=given(weights[-1]))))
+    layers = kitae_layers(weights, drop)
     with kitae.use_backend(backend):
         network = nn.Sequential(layer for _, layer in layers)
         network.build((1, weights[0].shape[0]), np.float32)
@@ -113,6 +102,22 @@ def kitae_contender(name: str, backend: str, weights: list[NDArray[Any]], seed: 
         return values
 
     return Contender(name, backend, layers, nn.SoftmaxCrossEntropy(), optimizer.step, state)
+
+
+def kitae_layers(weights: list[NDArray[Any]], drop: float) -> list[tuple[str, Any]]:
+    """(kernel, layer) in forward order.
+
+    ``unbiased=False`` and ``scale="classic"`` are the textbook's conventions where kitae's defaults are others: the
+    biased running variance, and dropout that scales at inference instead of in training.
+    """
+    layers: list[tuple[str, Any]] = []
+    for weight in weights[:-1]:
+        layers += [
+            (DENSE, nn.Dense(weight.shape[1], init=given(weight))),
+            (BATCH_NORM, kitae.BatchNorm(activation="relu", unbiased=False)),
+            (DROPOUT, kitae.Dropout(drop, scale="classic")),
+        ]
+    return [*layers, (DENSE, nn.Dense(weights[-1].shape[1], init=given(weights[-1])))]
 
 
 def given(weight: NDArray[Any]) -> Callable[..., NDArray[Any]]:

@@ -9,6 +9,7 @@ import numpy as np
 
 import kitae
 
+from .. import blas
 from ..cases import Inputs, Results, dtype_named
 
 #: Where results go: into new memory at every call, into the same given arrays, or over the inputs.
@@ -25,16 +26,23 @@ class Contender:
     destination: Destination
     call: Callable[[], Any]
     results: Callable[[Any], Results]
+    #: Whether its matrix products are NumPy's, which take as many threads as they are told.
+    uses_blas: bool = False
 
     @property
     def name(self) -> str:
         return f"{self.system} {self.variant}".strip()
 
     def thread_counts(self, chosen: tuple[int, ...], cores: int) -> tuple[int, ...]:
-        """With which numbers of threads it can be measured: JAX takes all cores, NumPy has no more than one."""
-        if self.system in ("PyTorch", "kitae"):
+        """With which numbers of threads it can be measured: JAX takes all cores, NumPy one, but for matrix products."""
+        if self.uses_blas or self.system in ("PyTorch", "kitae"):
             return chosen
         return (cores,) if self.system == "JAX" else (1,)
+
+    def take_threads(self, count: int) -> None:
+        set_threads(self.system, count)
+        if self.uses_blas:
+            blas.set_threads(count)
 
 
 Contenders = list[Contender]

@@ -1,4 +1,4 @@
-"""A training step of the same convolutional network: forward, loss, backward, Adam."""
+"""A training step of the same network: forward, loss, backward, Adam; the fully connected one clips before Adam."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -8,34 +8,55 @@ import numpy as np
 
 import kitae
 from kitae import nn
+from kitae.demo.contenders import kitae_layers
 
 from .. import textbook, textbook_convolution
 from ..cases import Inputs, Results
 from ..cases.networks import CHANNELS, CLASSES, LEARNING_RATE
 from .contender import Contender, Contenders, torch_if_installed
 
-# From layer to layer, as every network lists its own.
-_NAMES = ("W1", "b1", "gamma1", "beta1", "W2", "b2", "gamma2", "beta2", "W3", "b3")
-
 Step = tuple[Callable[[], Any], Callable[[Any], Results]]
+
+_TORCH_VARIANTS: dict[str, dict[str, dict[str, bool]]] = {
+    "convolutional_step": {
+        "": {},
+        "fused Adam": {"fused": True},
+        "channels_last, fused Adam": {"fused": True, "channels_last": True},
+    },
+    "fully_connected_step": {
+        "": {},
+        "fused Adam": {"fused": True},
+        "fused Adam, foreach clipping": {"fused": True, "foreach": True},
+    },
+}
 
 
 def contenders(case: str, inputs: Inputs) -> Contenders:
-    made = [Contender("textbook", "", "in place", *_textbook_step(inputs))]
+    convolutional = case == "convolutional_step"
+    step = (_textbook_convolutional_step if convolutional else _textbook_fully_connected_step)(inputs)
+    made = [Contender("textbook", "", "in place", *step, uses_blas=True)]
     torch = torch_if_installed()
     if torch is not None:
         made += [
             Contender("PyTorch", variant, "in place", *_torch_step(torch, inputs, **options))
-            for variant, options in (
-                ("", {}),
-                ("fused Adam", {"fused": True}),
-                ("channels_last, fused Adam", {"fused": True, "channels_last": True}),
-            )
+            for variant, options in _TORCH_VARIANTS[case].items()
         ]
-    return [*made, Contender("kitae", "", "in place", *kitae_step(inputs))]
+    return [*made, Contender("kitae", "", "in place", *kitae_step(inputs), uses_blas=True)]
 
 
-def _textbook_step(inputs: Inputs) -> Step:
+def _results(inputs: Inputs, loss: Any, grads: Any, params: Any) -> Results:
+    """The loss and the gradients as the step leaves them: where it clips them itself, clipped.
+
+    Where a step clips, the parameters after it too: kitae clips on the way to Adam, its gradients stay as they are.
+    """
+    names = inputs["params"]
+    results = {"loss": np.asarray(loss)} | {name: np.asarray(grad) for name, grad in zip(names, grads, strict=True)}
+    if "max_norm" in inputs:
+        results |= {f"new {name}": np.asarray(array) for name, array in zip(names, params, strict=True)}
+    return results
+
+
+def _textbook_convolutional_step(inputs: Inputs) -> Step:
     network = textbook_convolution.Network({name: array.copy() for name, array in inputs["params"].items()})
     optimizer = textbook.Adam(lr=LEARNING_RATE)
 
@@ -44,25 +65,31 @@ def _textbook_step(inputs: Inputs) -> Step:
         optimizer.update(network.params, network.grads)
         return float(loss)
 
-    return call, lambda loss: {"loss": np.asarray(loss), **network.grads}
+    return call, lambda loss: _results(inputs, loss, network.grads.values(), network.params.values())
+
+
+def _textbook_fully_connected_step(inputs: Inputs) -> Step:
+    weights = [weight.copy() for weight in _weights(inputs)]
+    network = textbook.Network(weights, inputs["drop"], np.random.default_rng(0))
+    optimizer = textbook.Adam(lr=LEARNING_RATE)
+
+    def call() -> float:
+        return textbook.train_step(network, optimizer, inputs["x"], inputs["labels"], inputs["max_norm"])
+
+    return call, lambda loss: _results(inputs, loss, network.grads.values(), network.params.values())
+
+
+def _weights(inputs: Inputs) -> list[np.ndarray]:
+    return [array for name, array in inputs["params"].items() if name.startswith("W")]
 
 
 def kitae_step(inputs: Inputs) -> Step:
-    network = nn.Sequential(
-        nn.Conv2D(CHANNELS[0], 3, padding=1),
-        kitae.BatchNorm(activation="relu"),
-        nn.Conv2D(CHANNELS[1], 3, padding=1),
-        kitae.BatchNorm(activation="relu"),
-        nn.MaxPool2D(2),
-        nn.Flatten(),
-        nn.Dense(CLASSES),
-    )
+    network = nn.Sequential(_kitae_layers(inputs))
     network.build(inputs["x"].shape, inputs["x"].dtype)
     params, grads = network.params, network.grads
-    names = dict(zip(_NAMES, params, strict=True))
-    for name, array in inputs["params"].items():
-        params[names[name]][...] = array
-    loss, optimizer = nn.SoftmaxCrossEntropy(), kitae.Adam(params, LEARNING_RATE)
+    for ours, start in zip(params.values(), inputs["params"].values(), strict=True):
+        ours[...] = start
+    loss, optimizer = nn.SoftmaxCrossEntropy(), kitae.Adam(params, LEARNING_RATE, max_norm=inputs.get("max_norm"))
     optimizer.bind(grads)
 
     def call() -> float:
@@ -71,15 +98,72 @@ def kitae_step(inputs: Inputs) -> Step:
         optimizer.step()
         return value
 
-    def results(value: float) -> Results:
-        return {"loss": np.asarray(value)} | {name: np.asarray(grads[ours]) for name, ours in names.items()}
+    return call, lambda value: _results(inputs, value, (grads[name] for name in params), params.values())
+
+
+def _kitae_layers(inputs: Inputs) -> list[Any]:
+    if inputs["x"].ndim == 2:
+        return [layer for _, layer in kitae_layers(_weights(inputs), inputs["drop"])]
+    return [
+        nn.Conv2D(CHANNELS[0], 3, padding=1),
+        kitae.BatchNorm(activation="relu"),
+        nn.Conv2D(CHANNELS[1], 3, padding=1),
+        kitae.BatchNorm(activation="relu"),
+        nn.MaxPool2D(2),
+        nn.Flatten(),
+        nn.Dense(CLASSES),
+    ]
+
+
+def _torch_step(
+    torch: ModuleType,
+    inputs: Inputs,
+    *,
+    fused: bool = False,
+    channels_last: bool = False,
+    foreach: bool | None = None,
+) -> Step:
+    network = torch.nn.Sequential(*_torch_modules(torch.nn, inputs))
+    # PyTorch's dense weights are (outputs, inputs).
+    with torch.no_grad():
+        for parameter, start in zip(network.parameters(), inputs["params"].values(), strict=True):
+            parameter.copy_(torch.from_numpy(start.T if start.ndim == 2 else start))
+    x, labels = torch.from_numpy(inputs["x"]), torch.from_numpy(inputs["labels"])
+    if channels_last:
+        network, x = (part.to(memory_format=torch.channels_last) for part in (network, x))
+    parameters, max_norm = list(network.parameters()), inputs.get("max_norm")
+    optimizer = torch.optim.Adam(parameters, LEARNING_RATE, fused=fused)
+
+    def call() -> Any:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(network(x), labels)
+        loss.backward()
+        if max_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, max_norm, foreach=foreach)
+        optimizer.step()
+        return loss
+
+    def as_ours(tensors: list[Any]) -> list[np.ndarray]:
+        arrays = [tensor.detach().numpy() for tensor in tensors]
+        return [array.T if array.ndim == 2 else array for array in arrays]
+
+    def results(loss: Any) -> Results:
+        grads = as_ours([parameter.grad for parameter in parameters])
+        return _results(inputs, loss.detach().numpy(), grads, as_ours(parameters))
 
     return call, results
 
 
-def _torch_step(torch: ModuleType, inputs: Inputs, *, fused: bool = False, channels_last: bool = False) -> Step:
-    modules, (_, in_channels, height, width) = torch.nn, inputs["x"].shape
-    network = modules.Sequential(
+def _torch_modules(modules: Any, inputs: Inputs) -> list[Any]:
+    if inputs["x"].ndim == 2:
+        *hidden, last = _weights(inputs)
+        made: list[Any] = []
+        for weight in hidden:
+            made += [modules.Linear(*weight.shape), modules.BatchNorm1d(weight.shape[1])]
+            made += [modules.ReLU(inplace=True), modules.Dropout(inputs["drop"])]
+        return [*made, modules.Linear(*last.shape)]
+    _, in_channels, height, width = inputs["x"].shape
+    return [
         modules.Conv2d(in_channels, CHANNELS[0], 3, padding=1),
         modules.BatchNorm2d(CHANNELS[0]),
         modules.ReLU(inplace=True),
@@ -89,26 +173,4 @@ def _torch_step(torch: ModuleType, inputs: Inputs, *, fused: bool = False, chann
         modules.MaxPool2d(2),
         modules.Flatten(),
         modules.Linear(CHANNELS[1] * (height // 2) * (width // 2), CLASSES),
-    )
-    parameters = dict(zip(_NAMES, network.parameters(), strict=True))
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            start = torch.from_numpy(inputs["params"][name])
-            parameter.copy_(start.T if name == "W3" else start)
-    x, labels = torch.from_numpy(inputs["x"]), torch.from_numpy(inputs["labels"])
-    if channels_last:
-        network, x = (part.to(memory_format=torch.channels_last) for part in (network, x))
-    optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE, fused=fused)
-
-    def call() -> Any:
-        optimizer.zero_grad()
-        loss = modules.functional.cross_entropy(network(x), labels)
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    def results(loss: Any) -> Results:
-        grads = {name: parameter.grad.numpy() for name, parameter in parameters.items()}
-        return {"loss": loss.detach().numpy()} | grads | {"W3": grads["W3"].T}
-
-    return call, results
+    ]
