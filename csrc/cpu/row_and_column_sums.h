@@ -9,6 +9,9 @@
 #include "ops/layer_norm.h"
 
 namespace kitae::cpu {
+
+enum class Wanted { of_rows = 1, of_columns = 2, both = 3 };
+
 namespace detail {
 
 // As many elements as a vector of double has. (An attribute that depends on T would be lost in template arguments.)
@@ -36,17 +39,17 @@ struct PartOf<double> {
 }
 
 // Sums of kRows rows of at most kChunk columns.
-template <int kRows, class T>
+template <int kRows, Wanted kWanted, class T>
 class RowAndColumnSums {
  public:
   using Vector = Lanes::Vector;
   using Part = typename PartOf<T>::Type;
 
-  [[gnu::always_inline]] RowAndColumnSums(const double* statistics, int64_t stride) {
+  [[gnu::always_inline]] RowAndColumnSums(const double* means, const NormalizeRow<T>* steps) {
     each<kRows>([&](auto k) __attribute__((always_inline)) {
-      const double* at = statistics + k();
-      const auto row = NormalizeRow<T>::from({at[0], at[stride], at[2 * stride]}).normalize;
-      mean_[k()] = at[0] - Vector{};  // + would turn -0 into +0
+      mean_[k()] = means[k()] - Vector{};  // + would turn -0 into +0
+      if constexpr (!kColumns) return;
+      const auto row = steps[k()].normalize;
       normalize_[k()].normalize = {row.center - Part{}, row.gain - Part{}, row.gain_low - Part{}, row.shift - Part{}};
     });
   }
@@ -58,24 +61,36 @@ class RowAndColumnSums {
     each<Lanes::kParts>([&](auto part) __attribute__((always_inline)) {
       constexpr int kAt = part() * Lanes::kWidth;
       const Part gain = load(gamma + kAt);
-      Vector first = Lanes::load_part(column_sums + kAt), second = Lanes::load_part(column_products + kAt);
+      Vector first, second;
+      if constexpr (kColumns) {
+        first = Lanes::load_part(column_sums + kAt);
+        second = Lanes::load_part(column_products + kAt);
+      }
       each<kRows>([&](auto k) __attribute__((always_inline)) {
         const Part of_dout = load(dout + k() * dout_stride + kAt), of_x = load(x + k() * x_stride + kAt);
-        const Vector row[2] = {widened(RowGradient<Part>::through(of_dout, gain)), widened(of_x)};
-        const Vector column[2] = {widened(of_dout), widened(normalize_[k()].xhat(of_x))};
-        sums_.template add<kWhole>(k, part, GradientTerms::of(row, mean_[k()]), count);
-        first += column[0];
-        second = std::is_same_v<T, float> ? add_product_of_floats(second, column[0], column[1])
-                                          : second + column[0] * column[1];
+        if constexpr (kWanted != Wanted::of_columns) {
+          const Vector row[2] = {widened(RowGradient<Part>::through(of_dout, gain)), widened(of_x)};
+          sums_.template add<kWhole>(k, part, GradientTerms::of(row, mean_[k()]), count);
+        }
+        if constexpr (kColumns) {
+          const Vector column[2] = {widened(of_dout), widened(normalize_[k()].xhat(of_x))};
+          first += column[0];
+          second = std::is_same_v<T, float> ? add_product_of_floats(second, column[0], column[1])
+                                            : second + column[0] * column[1];
+        }
       });
-      std::memcpy(column_sums + kAt, &first, sizeof(first));
-      std::memcpy(column_products + kAt, &second, sizeof(second));
+      if constexpr (kColumns) {
+        std::memcpy(column_sums + kAt, &first, sizeof(first));
+        std::memcpy(column_products + kAt, &second, sizeof(second));
+      }
     });
   }
 
   [[gnu::always_inline]] void fold(double* sums, double* products) const { sums_.fold(sums, products); }
 
  private:
+  static constexpr bool kColumns = kWanted != Wanted::of_rows;
+
   static Part load(const T* from) {
     Part part;
     std::memcpy(&part, from, sizeof(part));
@@ -90,40 +105,42 @@ class RowAndColumnSums {
 
 }  // namespace detail
 
-// Where kRows rows of dout and of x begin, where what may be read of each ends, and how far ahead to ask for more.
+// Where rows of dout and of x begin, where what may be read of each ends, how far apart rows are, and how far ahead to
+// ask for more.
 template <class T>
 struct GradientRows {
   const T *dout, *x, *dout_end, *x_end;
-  int64_t ahead;
+  int64_t stride, ahead;
 
-  GradientRows after(int64_t elements) const { return {dout + elements, x + elements, dout_end, x_end, ahead}; }
+  GradientRows after(int64_t elements) const { return {dout + elements, x + elements, dout_end, x_end, stride, ahead}; }
 };
 
-// Rows of `columns` <= kChunk elements: their sums of g and g (x - mean), and to the columns' are added dout and dout
-// xhat. gamma and the columns' sums are padded to whole lanes; `statistics` is (3, stride).
-template <int kRows, class T>
+// Of `columns` <= kChunk elements of kRows rows: the rows' sums of g and g (x - mean), and to the columns' are added
+// dout and dout xhat. gamma and the columns' sums are padded to whole lanes; `means` and `steps` are the rows'.
+template <int kRows, Wanted kWanted, class T>
 [[gnu::noinline]] void sum_rows_and_columns(const GradientRows<T>& from, int64_t columns, const T* gamma,
-                                            const double* statistics, int64_t stride, double* sums, double* products,
-                                            double* column_sums, double* column_products) {
-  detail::RowAndColumnSums<kRows, T> rows(statistics, stride);
+                                            const double* means, const NormalizeRow<T>* steps, double* sums,
+                                            double* products, double* column_sums, double* column_products) {
+  detail::RowAndColumnSums<kRows, kWanted, T> rows(means, steps);
   const T *dout = from.dout, *x = from.x;
+  const int64_t stride = from.stride, ahead = from.ahead;
   int64_t column = 0;
   for (; column + kLanes <= columns; column += kLanes) {
     detail::each<kRows>([&](auto k) __attribute__((always_inline)) {
-      detail::fetch_lines(dout + column + k() * columns, from.ahead);
-      detail::fetch_lines(x + column + k() * columns, from.ahead);
+      detail::fetch_lines(dout + column + k() * stride, ahead);
+      detail::fetch_lines(x + column + k() * stride, ahead);
     });
-    rows.template add<true>(dout + column, columns, x + column, columns, gamma + column, column_sums + column,
+    rows.template add<true>(dout + column, stride, x + column, stride, gamma + column, column_sums + column,
                             column_products + column);
   }
   if (column < columns) {
     const int64_t count = columns - column;
-    const detail::RowEnds<kRows, T> douts(dout + column, columns, count, from.dout_end);
-    const detail::RowEnds<kRows, T> xs(x + column, columns, count, from.x_end);
+    const detail::RowEnds<kRows, T> douts(dout + column, stride, count, from.dout_end);
+    const detail::RowEnds<kRows, T> xs(x + column, stride, count, from.x_end);
     rows.template add<false>(douts.data, douts.stride, xs.data, xs.stride, gamma + column, column_sums + column,
                              column_products + column, count);
   }
-  rows.fold(sums, products);
+  if constexpr (kWanted != Wanted::of_columns) rows.fold(sums, products);
 }
 
 }  // namespace kitae::cpu

@@ -70,9 +70,11 @@ struct RowSums {
   }
 };
 
-// Asks for the lines that lie `ahead` elements behind sixteen of them; into the level-2 cache, as level 1 is at work.
+// Asks for the lines that lie `ahead` elements behind sixteen of them (0: for none); into the level-2 cache, as level 1
+// is at work.
 template <class T>
 [[gnu::always_inline]] inline void fetch_lines(const T* from, int64_t ahead) {
+  if (ahead == 0) return;
   constexpr int kLine = 64, kBytes = kLanes * sizeof(T);
   const char* line = reinterpret_cast<const char*>(from + ahead);
   each<kBytes / kLine>([&](auto i) __attribute__((always_inline)) { __builtin_prefetch(line + i() * kLine, 0, 2); });
@@ -116,9 +118,8 @@ template <int kRows, class Op, class T>
   };
   int64_t column = 0;
   for (; column + kLanes <= columns; column += kLanes) {
-    detail::each<kRows>([&](auto k) __attribute__((always_inline)) {
-      detail::fetch_lines(x + column + k() * columns, ahead);
-    });
+    detail::each<kRows>([&](auto k)
+                            __attribute__((always_inline)) { detail::fetch_lines(x + column + k() * columns, ahead); });
     add(std::true_type{}, x + column, columns, kLanes);
   }
   if (column < columns) {

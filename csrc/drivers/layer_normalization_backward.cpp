@@ -12,6 +12,7 @@ namespace {
 using namespace layer_normalization;
 using cpu::Box;
 using cpu::Scratch;
+using cpu::Wanted;
 
 template <class S>
 struct Backward {
@@ -39,12 +40,11 @@ struct Backward {
     return RowGradient<T>::from(statistics_of(call, row), sums[row], products[row], static_cast<double>(call.columns));
   }
 
-  // ---- rows of one chunk: one reading of x and dout; threads share the chunks of the columns
+  // ---- rows of one chunk: one reading of x and dout where threads can share the chunks of the columns
 
   bool in_one_pass() const {
-    if (!by_rows(call)) return false;
-    const int64_t threads = cpu::num_threads();
-    return threads == 1 || call.size() <= cpu::kSmallTensor || ChannelChunks(columns).count >= threads;
+    const int64_t threads = cpu::num_threads(), chunks = ChannelChunks(columns).count;
+    return threads == 1 || call.size() <= kSmall || chunks >= 2 * threads || chunks % threads == 0;
   }
 
   void write_block(const T* douts, const T* xs, T* to, int64_t row, int64_t last, int64_t ahead) const {
@@ -63,18 +63,21 @@ struct Backward {
     });
   }
 
+  template <Wanted kWanted>
   void take_rows(int64_t row, int64_t last, double* of_columns, double* products_of_columns) const {
     constexpr int64_t kBuffer = std::is_same_v<S, T> ? 1 : kBlockElements;
     alignas(64) T dout_buffer[kBuffer], x_buffer[kBuffer];
-    const int64_t block = rows_of_block<S>(call.columns), ahead = std::is_same_v<S, T> ? block * call.columns : 0;
+    NormalizeRow<T> steps[kMostRows];
+    const int64_t block = rows_of_block<S>(call.columns), ahead = ahead_of_block<S>(call);
     for (; row < last; row += block) {
       const int64_t end = std::min(row + block, last), at = row * call.columns, count = (end - row) * call.columns;
       const T *douts = load_piece(dout() + at, count, dout_buffer), *xs = load_piece(x() + at, count, x_buffer);
-      const cpu::GradientRows<T> from{douts, xs, douts + count, xs + count, ahead};
+      const cpu::GradientRows<T> from{douts, xs, douts + count, xs + count, call.columns, ahead};
+      if constexpr (kWanted != Wanted::of_rows) normalizations(call, row, end, steps);
       for_each_group(row, end, [&](auto together, int64_t first) {
-        cpu::sum_rows_and_columns<together(), T>(from.after((first - row) * call.columns), call.columns, gamma,
-                                                 call.statistics + first, call.rows, sums + first, products + first,
-                                                 of_columns, products_of_columns);
+        cpu::sum_rows_and_columns<together(), kWanted>(from.after((first - row) * call.columns), call.columns, gamma,
+                                                       call.statistics + first, steps + (first - row), sums + first,
+                                                       products + first, of_columns, products_of_columns);
       });
       store_piece(call.dx.as<S>() + at, count, dout_buffer,
                   [&](T* to) { write_block(douts, xs, to, row, end, ahead); });
@@ -84,13 +87,13 @@ struct Backward {
   void run_in_one_pass() const {
     const int64_t chunks = ChannelChunks(columns).count, padded = cpu::round_up(call.columns, kLanes);
     double* table = cpu::scratch<double>(Scratch::partial_sums, chunks * 2 * padded);  // (chunk, sum, column)
-    const int64_t grain = call.size() <= cpu::kSmallTensor ? chunks : 1;
+    const int64_t grain = call.size() <= kSmall ? chunks : 1;
     cpu::parallel_ranges(chunks, grain, [&](int64_t begin, int64_t end) {
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         double* of_chunk = table + chunk * 2 * padded;
         std::fill(of_chunk, of_chunk + 2 * padded, 0.0);
         const int64_t row = chunk * kRowsOfChunk;
-        take_rows(row, std::min(row + kRowsOfChunk, call.rows), of_chunk, of_chunk + padded);
+        take_rows<Wanted::both>(row, std::min(row + kRowsOfChunk, call.rows), of_chunk, of_chunk + padded);
       }
     });
     std::fill(column_sums, column_sums + 2 * call.columns, 0.0);
@@ -103,7 +106,41 @@ struct Backward {
     }
   }
 
-  // ---- everything else: the columns' sums first, as dx may take dout's place
+  // ---- few rows for many threads: they share the columns, then the rows. The columns first, as dx may take dout's
+  // place
+
+  void sum_few_rows() const {
+    if constexpr (std::is_same_v<S, T>) {
+      auto* steps = cpu::scratch<NormalizeRow<T>>(Scratch::partial_sums, call.rows);
+      normalizations(call, 0, call.rows, steps);
+      const T* end = x() + call.size();
+      const int64_t share = cpu::round_up(call.columns / (2 * cpu::num_threads()) + 1, kLanes);
+      cpu::parallel_ranges(call.columns, std::min(share, cpu::kBlockChannels), [&](int64_t begin, int64_t last) {
+        alignas(64) double of_chunk[2][cpu::kBlockChannels];
+        const cpu::GradientRows<T> from{dout(), x(), dout() + call.size(), end, call.columns, 0};
+        std::fill(column_sums + begin, column_sums + last, 0.0);
+        std::fill(column_products + begin, column_products + last, 0.0);
+        for (int64_t chunk = 0; chunk < call.rows; chunk += kRowsOfChunk) {
+          std::fill(of_chunk[0], of_chunk[2], 0.0);
+          for_each_group(chunk, std::min(chunk + kRowsOfChunk, call.rows), [&](auto together, int64_t row) {
+            cpu::sum_rows_and_columns<together(), Wanted::of_columns>(
+                from.after(row * call.columns + begin), last - begin, gamma + begin, call.statistics + row, steps + row,
+                nullptr, nullptr, of_chunk[0], of_chunk[1]);
+          });
+          for (int64_t i = begin; i < last; ++i) {
+            column_sums[i] += of_chunk[0][i - begin];
+            column_products[i] += of_chunk[1][i - begin];
+          }
+        }
+      });
+    } else {
+      sum_columns();
+    }
+    cpu::parallel_ranges(call.rows, rows_of_unit(call),
+                         [&](int64_t row, int64_t last) { take_rows<Wanted::of_rows>(row, last, nullptr, nullptr); });
+  }
+
+  // ---- rows of a few elements, or of several chunks: again the columns first
 
   void map(const Box& box, bool backwards) const {
     TileBuffer<S> dout_buffer, x_buffer, out;
@@ -148,8 +185,8 @@ struct Backward {
   void run() const {
     if (call.size() == 0) {
       std::fill(column_sums, column_sums + 2 * call.columns, 0.0);
-    } else if (in_one_pass()) {
-      run_in_one_pass();
+    } else if (by_rows(call)) {
+      in_one_pass() ? run_in_one_pass() : sum_few_rows();
     } else {
       sum_columns();
       sum_and_map_rows();

@@ -102,8 +102,7 @@ struct Forward {
     const int64_t columns = call.columns, rows = last - row;
     const T *gains = gamma, *shifts = beta;
     NormalizeRow<T> step[kMostRows];
-#pragma GCC ivdep
-    for (int64_t i = 0; i < rows; ++i) step[i] = NormalizeRow<T>::from(statistics_of(call, row + i));
+    normalizations(call, row, last, step);
     for_each_group(0, rows, [&](auto together, int64_t at) {
       const auto steps = first_of<together()>(step + at);
       const T* in = from + at * columns;
@@ -117,7 +116,7 @@ struct Forward {
   // Sums, if wanted, and the step, if wanted, of rows [row, last).
   bool take_rows(int64_t row, int64_t last, bool sums, bool writes) const {
     alignas(64) T buffer[std::is_same_v<S, T> ? 1 : kBlockElements];
-    const int64_t block = rows_of_block<S>(call.columns), ahead = std::is_same_v<S, T> ? block * call.columns : 0;
+    const int64_t block = rows_of_block<S>(call.columns), ahead = ahead_of_block<S>(call);
     bool finite = true;
     for (; row < last; row += block) {
       const int64_t end = std::min(row + block, last), at = row * call.columns, count = (end - row) * call.columns;
@@ -131,9 +130,7 @@ struct Forward {
 
   bool run_by_rows() const {
     std::atomic<bool> finite{true};
-    const int64_t share = call.rows / (2 * cpu::num_threads());  // leave every thread a choice of two units
-    const int64_t most = std::max<int64_t>(std::min(kUnitElements / call.columns, share), cpu::kRowsTogether);
-    const int64_t rows = call.size() <= cpu::kSmallTensor ? call.rows : most;
+    const int64_t rows = rows_of_unit(call);
     cpu::parallel_ranges(call.rows, rows, [&](int64_t row, int64_t last) {
       if (!take_rows(row, last, true, fused)) finite.store(false, std::memory_order_relaxed);
     });

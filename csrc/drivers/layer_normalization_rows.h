@@ -1,4 +1,5 @@
-// What both passes of layer normalization on the CPU share: rows in the type of arithmetic, in place or through a buffer.
+// What both passes of layer normalization on the CPU share: rows in the type of arithmetic, in place or through a
+// buffer.
 #pragma once
 
 #include <algorithm>
@@ -15,10 +16,11 @@
 
 namespace kitae::layer_normalization {
 
-// Elements of a block of rows: between its sums and its step it stays in the level-1 cache.
-constexpr int64_t kBlockElements = 1 << 12;
+// Elements of a block of rows, which stays in the caches next to the core between its sums and its step.
+constexpr int64_t kBlockElements = 1 << 13;
 constexpr int64_t kMostRows = kBlockElements / kLanes;
 constexpr int64_t kUnitElements = 1 << 16;  // of a thread's unit of work
+constexpr int64_t kSmall = 1 << 14;         // elements; below, waking a thread costs more than it brings
 
 // The numbers of the columns, rounded to T.
 template <class T>
@@ -70,12 +72,34 @@ inline ChannelStatistics statistics_of(const LayerNorm& call, int64_t row) {
 // Whether a row is one chunk of whole lanes, so that its sums are taken beside its neighbours'.
 inline bool by_rows(const LayerNorm& call) { return call.columns >= kLanes && call.columns <= kChunk; }
 
+// Rows of a unit of work, which leaves every thread a choice of two.
+inline int64_t rows_of_unit(const LayerNorm& call) {
+  if (call.size() <= kSmall) return call.rows;
+  const int64_t share = call.rows / (2 * cpu::num_threads());
+  return std::max<int64_t>(std::min(kUnitElements / call.columns, share), cpu::kRowsTogether);
+}
+
 // Rows of a block; those that are widened fit its buffer.
 template <class S>
 int64_t rows_of_block(int64_t columns) {
   const int64_t fit = kBlockElements / columns, together = cpu::kRowsTogether;
   if (fit >= together) return fit / together * together;
   return std::is_same_v<S, Compute<S>> ? together : fit;
+}
+
+// How many elements ahead of a block the next one is asked for: none where it is near, or read in its order (to be
+// widened).
+template <class S>
+int64_t ahead_of_block(const LayerNorm& call) {
+  const bool far = std::is_same_v<S, Compute<S>> && call.size() > cpu::kNearElements;
+  return far ? rows_of_block<S>(call.columns) * call.columns : 0;
+}
+
+// The forward steps of rows [row, last).
+template <class T>
+void normalizations(const LayerNorm& call, int64_t row, int64_t last, NormalizeRow<T>* steps) {
+#pragma GCC ivdep
+  for (int64_t i = row; i < last; ++i) steps[i - row] = NormalizeRow<T>::from(statistics_of(call, i));
 }
 
 // visit(a constant number of rows, the first of them): several at a time, the rest one by one.
