@@ -105,14 +105,17 @@ class RowAndColumnSums {
 
 }  // namespace detail
 
-// Where rows of dout and of x begin, where what may be read of each ends, how far apart rows are, and how far ahead to
-// ask for more.
+// Where rows of dout and of x begin, where what may be read of each ends, how far apart rows are, and what to ask for.
 template <class T>
 struct GradientRows {
   const T *dout, *x, *dout_end, *x_end;
-  int64_t stride, ahead;
+  int64_t stride;
+  Ahead dout_ahead, x_ahead;
 
-  GradientRows after(int64_t elements) const { return {dout + elements, x + elements, dout_end, x_end, stride, ahead}; }
+  GradientRows after(int64_t elements) const {
+    return {dout + elements, x + elements, dout_end, x_end, stride, cpu::after(dout_ahead, elements),
+            cpu::after(x_ahead, elements)};
+  }
 };
 
 // Of `columns` <= kChunk elements of kRows rows: the rows' sums of g and g (x - mean), and to the columns' are added
@@ -123,12 +126,13 @@ template <int kRows, Wanted kWanted, class T>
                                             double* products, double* column_sums, double* column_products) {
   detail::RowAndColumnSums<kRows, kWanted, T> rows(means, steps);
   const T *dout = from.dout, *x = from.x;
-  const int64_t stride = from.stride, ahead = from.ahead;
+  const int64_t stride = from.stride;
+  const Ahead dout_ahead = from.dout_ahead, x_ahead = from.x_ahead;
   int64_t column = 0;
   for (; column + kLanes <= columns; column += kLanes) {
     detail::each<kRows>([&](auto k) __attribute__((always_inline)) {
-      detail::fetch_lines(dout + column + k() * stride, ahead);
-      detail::fetch_lines(x + column + k() * stride, ahead);
+      detail::fetch_lines(dout_ahead, k(), column);
+      detail::fetch_lines(x_ahead, k(), column);
     });
     rows.template add<true>(dout + column, stride, x + column, stride, gamma + column, column_sums + column,
                             column_products + column);

@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "cpu/channel_tiles.h"
 #include "cpu/lanes.h"
 #include "ops/reduction_order.h"
 
@@ -14,6 +15,11 @@ namespace kitae::cpu {
 // Rows whose sums the registers hold. Four would meet in the same sets of the level-1 cache where rows are multiples of
 // 4096 bytes.
 constexpr int kRowsTogether = kVectorBytes == 64 ? 2 : 1;
+
+// The same, so many elements on.
+inline Ahead after(const Ahead& ahead, int64_t elements) {
+  return {ahead.data ? ahead.data + elements * ahead.element : nullptr, ahead.stride, ahead.element};
+}
 
 namespace detail {
 
@@ -59,7 +65,9 @@ struct RowSums {
   static double folded(const Lanes::Vector (&parts)[Lanes::kParts]) {
 #if defined(__AVX512F__)  // fold_lanes in registers
     const __m512d eight = parts[0] + parts[1];
-    const __m256d four = _mm512_castpd512_pd256(eight) + _mm512_extractf64x4_pd(eight, 1);
+    // maskz: no false warning
+    const __m256d four =
+        _mm512_castpd512_pd256(eight) + _mm512_maskz_extractf64x4_pd(static_cast<__mmask8>(-1), eight, 1);
     const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
     return two[0] + two[1];
 #else
@@ -70,14 +78,13 @@ struct RowSums {
   }
 };
 
-// Asks for the lines that lie `ahead` elements behind sixteen of them (0: for none); into the level-2 cache, as level 1
-// is at work.
-template <class T>
-[[gnu::always_inline]] inline void fetch_lines(const T* from, int64_t ahead) {
-  if (ahead == 0) return;
-  constexpr int kLine = 64, kBytes = kLanes * sizeof(T);
-  const char* line = reinterpret_cast<const char*>(from + ahead);
-  each<kBytes / kLine>([&](auto i) __attribute__((always_inline)) { __builtin_prefetch(line + i() * kLine, 0, 2); });
+// Asks for what will be wanted instead of sixteen elements from `column` on; into the level-2 cache, as level 1 is at
+// work.
+[[gnu::always_inline]] inline void fetch_lines(const Ahead& ahead, int row, int64_t column) {
+  if (!ahead.data) return;
+  const char* line = ahead.row(row) + column * ahead.element;
+  __builtin_prefetch(line, 0, 2);
+  if (kLanes * ahead.element > 64) __builtin_prefetch(line + 64, 0, 2);
 }
 
 // The end of kRows rows, padded to sixteen elements each, where what lies behind them must not be read.
@@ -100,9 +107,9 @@ struct RowEnds {
 }  // namespace detail
 
 // Rows of kLanes to kChunk elements: the sums of Op with one input, `parameters` being a number a row. Up to `end` may
-// be read; what lies `ahead` elements behind is asked for meanwhile.
+// be read; what is `ahead` is asked for meanwhile.
 template <int kRows, class Op, class T>
-[[gnu::noinline]] void sum_rows(const T* x, int64_t columns, const T* end, int64_t ahead, const double* parameters,
+[[gnu::noinline]] void sum_rows(const T* x, int64_t columns, const T* end, const Ahead& ahead, const double* parameters,
                                 double* first, double* second) {
   using Vector = Lanes::Vector;
   Vector parameter[kRows];
@@ -118,8 +125,7 @@ template <int kRows, class Op, class T>
   };
   int64_t column = 0;
   for (; column + kLanes <= columns; column += kLanes) {
-    detail::each<kRows>([&](auto k)
-                            __attribute__((always_inline)) { detail::fetch_lines(x + column + k() * columns, ahead); });
+    detail::each<kRows>([&](auto k) __attribute__((always_inline)) { detail::fetch_lines(ahead, k(), column); });
     add(std::true_type{}, x + column, columns, kLanes);
   }
   if (column < columns) {

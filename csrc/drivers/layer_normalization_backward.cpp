@@ -10,6 +10,7 @@ namespace kitae {
 namespace {
 
 using namespace layer_normalization;
+using cpu::Ahead;
 using cpu::Box;
 using cpu::Scratch;
 using cpu::Wanted;
@@ -47,7 +48,7 @@ struct Backward {
     return threads == 1 || call.size() <= kSmall || chunks >= 2 * threads || chunks % threads == 0;
   }
 
-  void write_block(const T* douts, const T* xs, T* to, int64_t row, int64_t last, int64_t ahead) const {
+  void write_block(const T* douts, const T* xs, T* to, int64_t row, int64_t last, const Ahead& written) const {
     const int64_t width = call.columns, count = last - row;
     const T* gains = gamma;
     RowGradient<T> step[kMostRows];
@@ -56,7 +57,7 @@ struct Backward {
     for_each_group(0, count, [&](auto together, int64_t at) {
       const auto steps = first_of<together()>(step + at);
       const T *of_dout = douts + at * width, *of_x = xs + at * width;
-      write_rows<together()>(to + at * width, width, ahead,
+      write_rows<together()>(to + at * width, width, Ahead{}, cpu::after(written, at * width),
                              [&](int k, int64_t i, int64_t column) __attribute__((always_inline)) {
                                return steps[k](of_dout[i], of_x[i], gains[column]);
                              });
@@ -68,11 +69,18 @@ struct Backward {
     constexpr int64_t kBuffer = std::is_same_v<S, T> ? 1 : kBlockElements;
     alignas(64) T dout_buffer[kBuffer], x_buffer[kBuffer];
     NormalizeRow<T> steps[kMostRows];
-    const int64_t block = rows_of_block<S>(call.columns), ahead = ahead_of_block<S>(call);
+    const int64_t block = rows_of_block<S>(call.columns);
     for (; row < last; row += block) {
       const int64_t end = std::min(row + block, last), at = row * call.columns, count = (end - row) * call.columns;
       const T *douts = load_piece(dout() + at, count, dout_buffer), *xs = load_piece(x() + at, count, x_buffer);
-      const cpu::GradientRows<T> from{douts, xs, douts + count, xs + count, call.columns, ahead};
+      const cpu::GradientRows<T> from{douts,
+                                      xs,
+                                      douts + count,
+                                      xs + count,
+                                      call.columns,
+                                      next_block<S>(call, dout(), at),
+                                      next_block<S>(call, x(), at)};
+      const Ahead next_dx = next_block<S>(call, call.dx.as<S>(), at);
       if constexpr (kWanted != Wanted::of_rows) normalizations(call, row, end, steps);
       for_each_group(row, end, [&](auto together, int64_t first) {
         cpu::sum_rows_and_columns<together(), kWanted>(from.after((first - row) * call.columns), call.columns, gamma,
@@ -80,7 +88,7 @@ struct Backward {
                                                        products + first, of_columns, products_of_columns);
       });
       store_piece(call.dx.as<S>() + at, count, dout_buffer,
-                  [&](T* to) { write_block(douts, xs, to, row, end, ahead); });
+                  [&](T* to) { write_block(douts, xs, to, row, end, next_dx); });
     }
   }
 
@@ -117,7 +125,7 @@ struct Backward {
       const int64_t share = cpu::round_up(call.columns / (2 * cpu::num_threads()) + 1, kLanes);
       cpu::parallel_ranges(call.columns, std::min(share, cpu::kBlockChannels), [&](int64_t begin, int64_t last) {
         alignas(64) double of_chunk[2][cpu::kBlockChannels];
-        const cpu::GradientRows<T> from{dout(), x(), dout() + call.size(), end, call.columns, 0};
+        const cpu::GradientRows<T> from{dout(), x(), dout() + call.size(), end, call.columns, {}, {}};
         std::fill(column_sums + begin, column_sums + last, 0.0);
         std::fill(column_products + begin, column_products + last, 0.0);
         for (int64_t chunk = 0; chunk < call.rows; chunk += kRowsOfChunk) {

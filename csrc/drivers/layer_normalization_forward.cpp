@@ -10,6 +10,7 @@ namespace kitae {
 namespace {
 
 using namespace layer_normalization;
+using cpu::Ahead;
 using cpu::Box;
 using cpu::Scratch;
 using cpu::TileBuffer;
@@ -86,19 +87,20 @@ struct Forward {
 
   // ---- rows of one chunk, a block of them at a time
 
-  // Whether the statistics of these rows are finite. `ahead`: where more will be wanted.
-  bool sum_block(const T* from, int64_t row, int64_t last, int64_t ahead) const {
+  // Whether the statistics of these rows are finite.
+  bool sum_block(const T* from, int64_t row, int64_t last, const Ahead& ahead) const {
     alignas(64) double first_elements[kMostRows], sum[kMostRows], squares[kMostRows];
     const int64_t columns = call.columns, rows = last - row;
     for (int64_t i = 0; i < rows; ++i) first_elements[i] = static_cast<double>(from[i * columns]);
     for_each_group(0, rows, [&](auto together, int64_t i) {
-      cpu::sum_rows<together(), DeviationTerms, T>(from + i * columns, columns, from + rows * columns, ahead,
-                                                   first_elements + i, sum + i, squares + i);
+      cpu::sum_rows<together(), DeviationTerms, T>(from + i * columns, columns, from + rows * columns,
+                                                   cpu::after(ahead, i * columns), first_elements + i, sum + i,
+                                                   squares + i);
     });
     return finish(row, last, first_elements, sum, squares);
   }
 
-  void write_block(const T* from, T* to, int64_t row, int64_t last, int64_t ahead) const {
+  void write_block(const T* from, T* to, int64_t row, int64_t last, const Ahead& read, const Ahead& written) const {
     const int64_t columns = call.columns, rows = last - row;
     const T *gains = gamma, *shifts = beta;
     NormalizeRow<T> step[kMostRows];
@@ -106,24 +108,26 @@ struct Forward {
     for_each_group(0, rows, [&](auto together, int64_t at) {
       const auto steps = first_of<together()>(step + at);
       const T* in = from + at * columns;
-      write_rows<together()>(to + at * columns, columns, ahead,
-                             [&](int k, int64_t i, int64_t column) __attribute__((always_inline)) {
-                               return steps[k](in[i], gains[column], shifts[column]);
-                             });
+      write_rows<together()>(
+          to + at * columns, columns, cpu::after(read, at * columns), cpu::after(written, at * columns),
+          [&](int k, int64_t i, int64_t column)
+              __attribute__((always_inline)) { return steps[k](in[i], gains[column], shifts[column]); });
     });
   }
 
   // Sums, if wanted, and the step, if wanted, of rows [row, last).
   bool take_rows(int64_t row, int64_t last, bool sums, bool writes) const {
     alignas(64) T buffer[std::is_same_v<S, T> ? 1 : kBlockElements];
-    const int64_t block = rows_of_block<S>(call.columns), ahead = ahead_of_block<S>(call);
+    const int64_t block = rows_of_block<S>(call.columns);
     bool finite = true;
     for (; row < last; row += block) {
       const int64_t end = std::min(row + block, last), at = row * call.columns, count = (end - row) * call.columns;
       const T* from = load_piece(x() + at, count, buffer);
-      if (sums && !sum_block(from, row, end, ahead)) finite = false;
+      const Ahead next = next_block<S>(call, x(), at), next_out = next_block<S>(call, call.out.as<S>(), at);
+      if (sums && !sum_block(from, row, end, next)) finite = false;
       if (writes)
-        store_piece(call.out.as<S>() + at, count, buffer, [&](T* to) { write_block(from, to, row, end, ahead); });
+        store_piece(call.out.as<S>() + at, count, buffer,
+                    [&](T* to) { write_block(from, to, row, end, sums ? Ahead{} : next, next_out); });
     }
     return finite;
   }

@@ -87,12 +87,13 @@ int64_t rows_of_block(int64_t columns) {
   return std::is_same_v<S, Compute<S>> ? together : fit;
 }
 
-// How many elements ahead of a block the next one is asked for: none where it is near, or read in its order (to be
-// widened).
+// The block of rows after the one that begins at `element`: nothing where it is near.
 template <class S>
-int64_t ahead_of_block(const LayerNorm& call) {
-  const bool far = std::is_same_v<S, Compute<S>> && call.size() > cpu::kNearElements;
-  return far ? rows_of_block<S>(call.columns) * call.columns : 0;
+cpu::Ahead next_block(const LayerNorm& call, const S* data, int64_t element) {
+  if (call.size() <= cpu::kNearElements) return {};
+  constexpr int64_t kElement = sizeof(S);
+  const int64_t next = element + rows_of_block<S>(call.columns) * call.columns;
+  return {reinterpret_cast<const char*>(data + next), call.columns * kElement, kElement};
 }
 
 // The forward steps of rows [row, last).
@@ -118,14 +119,19 @@ std::array<Step, kRows> first_of(const Step* steps) {
   return copy;
 }
 
-// to[k columns + i] = f(k, k columns + i, i). What lies `ahead` elements behind is asked for, to be written.
+// to[k columns + i] = f(k, k columns + i, i). What is ahead is asked for, to be read and to be written.
 template <int kRows, class T, class F>
-[[gnu::always_inline]] inline void write_rows(T* to, int64_t columns, int64_t ahead, const F& f) {
-  constexpr int64_t kPiece = 256, kLine = 64 / sizeof(T);
+[[gnu::always_inline]] inline void write_rows(T* to, int64_t columns, const cpu::Ahead& read, const cpu::Ahead& written,
+                                              const F& f) {
+  constexpr int64_t kPiece = 256, kLine = 64;
   for (int64_t begin = 0; begin < columns; begin += kPiece) {
     const int64_t end = std::min(begin + kPiece, columns);
-    for (int k = 0; ahead > 0 && k < kRows; ++k)
-      for (int64_t i = begin; i < end; i += kLine) __builtin_prefetch(to + k * columns + i + ahead, 1, 2);
+    for (int k = 0; k < kRows; ++k) {
+      for (int64_t i = begin * read.element; i < end * read.element; i += kLine)
+        __builtin_prefetch(read.row(k) + i, 0, 2);
+      for (int64_t i = begin * written.element; i < end * written.element; i += kLine)
+        __builtin_prefetch(written.row(k) + i, 1, 2);
+    }
 #pragma GCC ivdep
     for (int64_t i = begin; i < end; ++i)
       for (int k = 0; k < kRows; ++k) to[k * columns + i] = f(k, k * columns + i, i);
