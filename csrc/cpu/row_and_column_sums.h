@@ -113,7 +113,12 @@ struct GradientRows {
   Ahead dout_ahead, x_ahead;
 
   GradientRows after(int64_t elements) const {
-    return {dout + elements, x + elements, dout_end, x_end, stride, cpu::after(dout_ahead, elements),
+    return {dout + elements,
+            x + elements,
+            dout_end,
+            x_end,
+            stride,
+            cpu::after(dout_ahead, elements),
             cpu::after(x_ahead, elements)};
   }
 };
