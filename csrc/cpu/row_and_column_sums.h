@@ -3,41 +3,16 @@
 
 #include <cstdint>
 #include <cstring>
-#include <utility>
+#include <type_traits>
 
-#include "cpu/lanes.h"
+#include "cpu/row_sums.h"
 #include "ops/layer_norm.h"
 
 namespace kitae::cpu {
 
-// Rows whose sums the registers hold: a column's are loaded and stored once for all of them.
-constexpr int kRowsTogether = kVectorBytes == 64 ? 4 : 1;
+enum class Wanted { of_rows = 1, of_columns = 2, both = 3 };
 
 namespace detail {
-
-template <class F, int... kAt>
-[[gnu::always_inline]] inline void each_of(std::integer_sequence<int, kAt...>, F&& f) {
-  (f(std::integral_constant<int, kAt>{}), ...);
-}
-// Every index a constant, as in Accumulators.
-template <int kCount, class F>
-[[gnu::always_inline]] inline void each(F&& f) {
-  each_of(std::make_integer_sequence<int, kCount>{}, f);
-}
-
-// The first `count` of sixteen lanes, of which these begin with lane `at`; the others become +0.
-inline Lanes::Vector kept(const Lanes::Vector& terms, int at, int64_t count) {
-  alignas(64) double lanes[Lanes::kWidth];
-  std::memcpy(lanes, &terms, sizeof(lanes));
-  for (int i = 0; i < Lanes::kWidth; ++i)
-    if (at + i >= count) lanes[i] = 0;
-  return Lanes::load_part(lanes);
-}
-inline double folded(const Lanes::Vector (&parts)[Lanes::kParts]) {
-  double lanes[kLanes];
-  std::memcpy(lanes, parts, sizeof(lanes));
-  return fold_lanes(lanes);
-}
 
 // As many elements as a vector of double has. (An attribute that depends on T would be lost in template arguments.)
 template <class T>
@@ -51,55 +26,71 @@ struct PartOf<double> {
   typedef double Type __attribute__((vector_size(kVectorBytes)));
 };
 
+// sum + a b for numbers that are floats: their product is exact in double, so that a fused step rounds once as two do.
+[[gnu::always_inline]] inline Lanes::Vector add_product_of_floats(const Lanes::Vector& sum, const Lanes::Vector& a,
+                                                                  const Lanes::Vector& b) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_pd(a, b, sum);
+#elif defined(__AVX2__) && defined(__FMA__)
+  return _mm256_fmadd_pd(a, b, sum);
+#else
+  return sum + a * b;
+#endif
+}
+
 // Sums of kRows rows of at most kChunk columns.
-template <int kRows, class T>
+template <int kRows, Wanted kWanted, class T>
 class RowAndColumnSums {
  public:
   using Vector = Lanes::Vector;
   using Part = typename PartOf<T>::Type;
 
-  [[gnu::always_inline]] RowAndColumnSums(const double* statistics, int64_t stride) {
+  [[gnu::always_inline]] RowAndColumnSums(const double* means, const NormalizeRow<T>* steps) {
     each<kRows>([&](auto k) __attribute__((always_inline)) {
-      const double* at = statistics + k();
-      const auto row = NormalizeRow<T>::from({at[0], at[stride], at[2 * stride]}).normalize;
-      mean_[k()] = at[0] - Vector{};  // + would turn -0 into +0
+      mean_[k()] = means[k()] - Vector{};  // + would turn -0 into +0
+      if constexpr (!kColumns) return;
+      const auto row = steps[k()].normalize;
       normalize_[k()].normalize = {row.center - Part{}, row.gain - Part{}, row.gain_low - Part{}, row.shift - Part{}};
     });
   }
 
   // Sixteen columns; of the rows' sums only the first `count` count. Every T* points at the first row.
   template <bool kWhole>
-  [[gnu::always_inline]] void add(const T* dout, const T* x, int64_t stride, const T* gamma, double* column_sums,
-                                  double* column_products, int64_t count = kLanes) {
+  [[gnu::always_inline]] void add(const T* dout, int64_t dout_stride, const T* x, int64_t x_stride, const T* gamma,
+                                  double* column_sums, double* column_products, int64_t count = kLanes) {
     each<Lanes::kParts>([&](auto part) __attribute__((always_inline)) {
       constexpr int kAt = part() * Lanes::kWidth;
       const Part gain = load(gamma + kAt);
-      Vector first = Lanes::load_part(column_sums + kAt), second = Lanes::load_part(column_products + kAt);
+      Vector first, second;
+      if constexpr (kColumns) {
+        first = Lanes::load_part(column_sums + kAt);
+        second = Lanes::load_part(column_products + kAt);
+      }
       each<kRows>([&](auto k) __attribute__((always_inline)) {
-        const Part of_dout = load(dout + k() * stride + kAt), of_x = load(x + k() * stride + kAt);
-        const Vector row[2] = {widened(RowGradient<Part>::through(of_dout, gain)), widened(of_x)};
-        const Vector column[2] = {widened(of_dout), widened(normalize_[k()].xhat(of_x))};
-        Terms<Vector> terms = GradientTerms::of(row, mean_[k()]);
-        if constexpr (!kWhole) terms = {kept(terms.first, kAt, count), kept(terms.second, kAt, count)};
-        sum_[k()][part()] += terms.first;
-        product_[k()][part()] += terms.second;
-        terms = ColumnTerms::of(column, mean_[k()]);
-        first += terms.first;
-        second += terms.second;
+        const Part of_dout = load(dout + k() * dout_stride + kAt), of_x = load(x + k() * x_stride + kAt);
+        if constexpr (kWanted != Wanted::of_columns) {
+          const Vector row[2] = {widened(RowGradient<Part>::through(of_dout, gain)), widened(of_x)};
+          sums_.template add<kWhole>(k, part, GradientTerms::of(row, mean_[k()]), count);
+        }
+        if constexpr (kColumns) {
+          const Vector column[2] = {widened(of_dout), widened(normalize_[k()].xhat(of_x))};
+          first += column[0];
+          second = std::is_same_v<T, float> ? add_product_of_floats(second, column[0], column[1])
+                                            : second + column[0] * column[1];
+        }
       });
-      std::memcpy(column_sums + kAt, &first, sizeof(first));
-      std::memcpy(column_products + kAt, &second, sizeof(second));
+      if constexpr (kColumns) {
+        std::memcpy(column_sums + kAt, &first, sizeof(first));
+        std::memcpy(column_products + kAt, &second, sizeof(second));
+      }
     });
   }
 
-  [[gnu::always_inline]] void fold(double* sums, double* products) const {
-    each<kRows>([&](auto k) __attribute__((always_inline)) {
-      sums[k()] = folded(sum_[k()]);
-      products[k()] = folded(product_[k()]);
-    });
-  }
+  [[gnu::always_inline]] void fold(double* sums, double* products) const { sums_.fold(sums, products); }
 
  private:
+  static constexpr bool kColumns = kWanted != Wanted::of_rows;
+
   static Part load(const T* from) {
     Part part;
     std::memcpy(&part, from, sizeof(part));
@@ -107,66 +98,58 @@ class RowAndColumnSums {
   }
   static Vector widened(const Part& part) { return Lanes::load_part(reinterpret_cast<const T*>(&part)); }
 
-  Vector sum_[kRows][Lanes::kParts] = {}, product_[kRows][Lanes::kParts] = {}, mean_[kRows];
+  RowSums<kRows> sums_;
+  Vector mean_[kRows];
   NormalizeRow<Part> normalize_[kRows];
 };
 
 }  // namespace detail
 
-// Rows of `columns` <= kChunk elements: their sums of g and g (x - mean), and to the columns' are added dout and dout
-// xhat. gamma and the columns' sums are padded to whole lanes; `statistics` is (3, stride).
-template <int kRows, class T>
-[[gnu::noinline]] void sum_rows_and_columns(const T* dout, const T* x, int64_t columns, const T* gamma,
-                                            const double* statistics, int64_t stride, double* sums, double* products,
-                                            double* column_sums, double* column_products) {
-  detail::RowAndColumnSums<kRows, T> rows(statistics, stride);
-  int64_t column = 0;
-  for (; column + kLanes <= columns; column += kLanes)
-    rows.template add<true>(dout + column, x + column, columns, gamma + column, column_sums + column,
-                            column_products + column);
-  if (column < columns) {
-    T spare_dout[kRows * kLanes] = {}, spare_x[kRows * kLanes] = {};
-    for (int k = 0; k < kRows; ++k)
-      for (int64_t i = column; i < columns; ++i) {
-        spare_dout[k * kLanes + i - column] = dout[k * columns + i];
-        spare_x[k * kLanes + i - column] = x[k * columns + i];
-      }
-    rows.template add<false>(spare_dout, spare_x, kLanes, gamma + column, column_sums + column,
-                             column_products + column, columns - column);
-  }
-  rows.fold(sums, products);
-}
+// Where rows of dout and of x begin, where what may be read of each ends, how far apart rows are, and what to ask for.
+template <class T>
+struct GradientRows {
+  const T *dout, *x, *dout_end, *x_end;
+  int64_t stride;
+  Ahead dout_ahead, x_ahead;
 
-// Rows of kLanes to kChunk elements: the sums of Op with one input, `parameters` being a number a row.
-template <int kRows, class Op, class T>
-[[gnu::noinline]] void sum_rows(const T* x, int64_t columns, const double* parameters, double* first, double* second) {
-  using Vector = Lanes::Vector;
-  Vector sums[2][kRows][Lanes::kParts] = {}, parameter[kRows];
-  detail::each<kRows>([&](auto k) __attribute__((always_inline)) { parameter[k()] = parameters[k()] - Vector{}; });
-  const auto add = [&](const T* from, int64_t stride, int64_t count) __attribute__((always_inline)) {
-    detail::each<kRows>([&](auto k) __attribute__((always_inline)) {
-      detail::each<Lanes::kParts>([&](auto part) __attribute__((always_inline)) {
-        constexpr int kAt = part() * Lanes::kWidth;
-        const Vector input[1] = {Lanes::load_part(from + k() * stride + kAt)};
-        Terms<Vector> terms = Op::of(input, parameter[k()]);
-        if (count < kLanes) terms = {detail::kept(terms.first, kAt, count), detail::kept(terms.second, kAt, count)};
-        sums[0][k()][part()] += terms.first;
-        sums[1][k()][part()] += terms.second;
-      });
-    });
-  };
-  int64_t column = 0;
-  for (; column + kLanes <= columns; column += kLanes) add(x + column, columns, kLanes);
-  if (column < columns) {
-    T spare[kRows * kLanes] = {};
-    for (int k = 0; k < kRows; ++k)
-      for (int64_t i = column; i < columns; ++i) spare[k * kLanes + i - column] = x[k * columns + i];
-    add(spare, kLanes, columns - column);
+  GradientRows after(int64_t elements) const {
+    return {dout + elements,
+            x + elements,
+            dout_end,
+            x_end,
+            stride,
+            cpu::after(dout_ahead, elements),
+            cpu::after(x_ahead, elements)};
   }
-  detail::each<kRows>([&](auto k) __attribute__((always_inline)) {
-    first[k()] = detail::folded(sums[0][k()]);
-    second[k()] = detail::folded(sums[1][k()]);
-  });
+};
+
+// Of `columns` <= kChunk elements of kRows rows: the rows' sums of g and g (x - mean), and to the columns' are added
+// dout and dout xhat. gamma and the columns' sums are padded to whole lanes; `means` and `steps` are the rows'.
+template <int kRows, Wanted kWanted, class T>
+[[gnu::noinline]] void sum_rows_and_columns(const GradientRows<T>& from, int64_t columns, const T* gamma,
+                                            const double* means, const NormalizeRow<T>* steps, double* sums,
+                                            double* products, double* column_sums, double* column_products) {
+  detail::RowAndColumnSums<kRows, kWanted, T> rows(means, steps);
+  const T *dout = from.dout, *x = from.x;
+  const int64_t stride = from.stride;
+  const Ahead dout_ahead = from.dout_ahead, x_ahead = from.x_ahead;
+  int64_t column = 0;
+  for (; column + kLanes <= columns; column += kLanes) {
+    detail::each<kRows>([&](auto k) __attribute__((always_inline)) {
+      detail::fetch_lines(dout_ahead, k(), column);
+      detail::fetch_lines(x_ahead, k(), column);
+    });
+    rows.template add<true>(dout + column, stride, x + column, stride, gamma + column, column_sums + column,
+                            column_products + column);
+  }
+  if (column < columns) {
+    const int64_t count = columns - column;
+    const detail::RowEnds<kRows, T> douts(dout + column, stride, count, from.dout_end);
+    const detail::RowEnds<kRows, T> xs(x + column, stride, count, from.x_end);
+    rows.template add<false>(douts.data, douts.stride, xs.data, xs.stride, gamma + column, column_sums + column,
+                             column_products + column, count);
+  }
+  if constexpr (kWanted != Wanted::of_columns) rows.fold(sums, products);
 }
 
 }  // namespace kitae::cpu

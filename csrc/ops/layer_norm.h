@@ -8,7 +8,7 @@
 // is within 3 units in the last place at any mean, and exactly beta where a row is constant.
 //
 // Traffic: forward reads x and writes y, a row's second reading being a cache's; backward reads x and dout for both
-// sums a chunk of rows at a time, again from a cache, and writes dx (where threads can't share the chunks of rows, it
+// sums a block of rows at a time, again from a cache, and writes dx (where threads can't share the chunks of rows, it
 // reads them for the columns' sums first). Accumulators in double, in the order of reduction_order.h: of a
 // row as one channel (1, rows, columns), of a column as channels side by side (rows, columns, 1). Every element-wise
 // step is rounded in T in the order written here: the same bits everywhere.

@@ -1,0 +1,138 @@
+// Sums along several rows at a time, each of one chunk, in the order of ops/reduction_order.h.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#include "cpu/channel_tiles.h"
+#include "cpu/lanes.h"
+#include "ops/reduction_order.h"
+
+namespace kitae::cpu {
+
+// Rows whose sums the registers hold. Four would meet in the same sets of the level-1 cache where rows are multiples of
+// 4096 bytes.
+constexpr int kRowsTogether = kVectorBytes == 64 ? 2 : 1;
+
+// The same, so many elements on.
+inline Ahead after(const Ahead& ahead, int64_t elements) {
+  return {ahead.data ? ahead.data + elements * ahead.element : nullptr, ahead.stride, ahead.element};
+}
+
+namespace detail {
+
+template <class F, int... kAt>
+[[gnu::always_inline]] inline void each_of(std::integer_sequence<int, kAt...>, F&& f) {
+  (f(std::integral_constant<int, kAt>{}), ...);
+}
+// Every index a constant, as in Accumulators.
+template <int kCount, class F>
+[[gnu::always_inline]] inline void each(F&& f) {
+  each_of(std::make_integer_sequence<int, kCount>{}, f);
+}
+
+// The first `count` of sixteen lanes, of which these are part `at`; the others become +0.
+template <class At>
+[[gnu::always_inline]] inline Terms<Lanes::Vector> kept(const Terms<Lanes::Vector>& terms, At at, int64_t count) {
+  Lanes first = Lanes::zero(), second = first;
+  first.part[at()] = terms.first;
+  second.part[at()] = terms.second;
+  return {first.keep_first(count).part[at()], second.keep_first(count).part[at()]};
+}
+
+// Both sums of kRows rows.
+template <int kRows>
+struct RowSums {
+  Lanes::Vector first[kRows][Lanes::kParts] = {}, second[kRows][Lanes::kParts] = {};
+
+  // Of the lanes the first `count` count.
+  template <bool kWhole, class Row, class At>
+  [[gnu::always_inline]] void add(Row k, At at, Terms<Lanes::Vector> terms, int64_t count) {
+    if constexpr (!kWhole) terms = kept(terms, at, count);
+    first[k()][at()] += terms.first;
+    second[k()][at()] += terms.second;
+  }
+  [[gnu::always_inline]] void fold(double* firsts, double* seconds) const {
+    each<kRows>([&](auto k) __attribute__((always_inline)) {
+      firsts[k()] = folded(first[k()]);
+      seconds[k()] = folded(second[k()]);
+    });
+  }
+
+ private:
+  static double folded(const Lanes::Vector (&parts)[Lanes::kParts]) {
+#if defined(__AVX512F__)  // fold_lanes in registers
+    const __m512d eight = parts[0] + parts[1];
+    // maskz: no false warning
+    const __m256d four =
+        _mm512_castpd512_pd256(eight) + _mm512_maskz_extractf64x4_pd(static_cast<__mmask8>(-1), eight, 1);
+    const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
+    return two[0] + two[1];
+#else
+    double lanes[kLanes];
+    std::memcpy(lanes, parts, sizeof(lanes));
+    return fold_lanes(lanes);
+#endif
+  }
+};
+
+// Asks for what will be wanted instead of sixteen elements from `column` on; into the level-2 cache, as level 1 is at
+// work.
+[[gnu::always_inline]] inline void fetch_lines(const Ahead& ahead, int row, int64_t column) {
+  if (!ahead.data) return;
+  const char* line = ahead.row(row) + column * ahead.element;
+  __builtin_prefetch(line, 0, 2);
+  if (kLanes * ahead.element > 64) __builtin_prefetch(line + 64, 0, 2);
+}
+
+// The end of kRows rows, padded to sixteen elements each, where what lies behind them must not be read.
+template <int kRows, class T>
+struct RowEnds {
+  const T* data;
+  int64_t stride;
+  T spare[kRows * kLanes];
+
+  // `from`: the first element wanted of the first row; `end`: of what may be read.
+  RowEnds(const T* from, int64_t columns, int64_t count, const T* end) : data(from), stride(columns) {
+    if (from + (kRows - 1) * columns + kLanes <= end) return;
+    data = spare;
+    stride = kLanes;
+    for (int k = 0; k < kRows; ++k)
+      for (int i = 0; i < kLanes; ++i) spare[k * kLanes + i] = i < count ? from[k * columns + i] : T(0);
+  }
+};
+
+}  // namespace detail
+
+// Rows of kLanes to kChunk elements: the sums of Op with one input, `parameters` being a number a row. Up to `end` may
+// be read; what is `ahead` is asked for meanwhile.
+template <int kRows, class Op, class T>
+[[gnu::noinline]] void sum_rows(const T* x, int64_t columns, const T* end, const Ahead& ahead, const double* parameters,
+                                double* first, double* second) {
+  using Vector = Lanes::Vector;
+  Vector parameter[kRows];
+  detail::each<kRows>([&](auto k) __attribute__((always_inline)) { parameter[k()] = parameters[k()] - Vector{}; });
+  detail::RowSums<kRows> sums;
+  const auto add = [&](auto whole, const T* from, int64_t stride, int64_t count) __attribute__((always_inline)) {
+    detail::each<kRows>([&](auto k) __attribute__((always_inline)) {
+      detail::each<Lanes::kParts>([&](auto part) __attribute__((always_inline)) {
+        const Vector input[1] = {Lanes::load_part(from + k() * stride + part() * Lanes::kWidth)};
+        sums.template add<whole()>(k, part, Op::of(input, parameter[k()]), count);
+      });
+    });
+  };
+  int64_t column = 0;
+  for (; column + kLanes <= columns; column += kLanes) {
+    detail::each<kRows>([&](auto k) __attribute__((always_inline)) { detail::fetch_lines(ahead, k(), column); });
+    add(std::true_type{}, x + column, columns, kLanes);
+  }
+  if (column < columns) {
+    const detail::RowEnds<kRows, T> ends(x + column, columns, columns - column, end);
+    add(std::false_type{}, ends.data, ends.stride, columns - column);
+  }
+  sums.fold(first, second);
+}
+
+}  // namespace kitae::cpu

@@ -1,0 +1,213 @@
+#include <algorithm>
+#include <type_traits>
+
+#include "cpu/channel_plan.h"
+#include "cpu/row_and_column_sums.h"
+#include "drivers/layer_normalization_rows.h"
+#include "drivers/layer_normalization_tiles.h"
+
+namespace kitae {
+namespace {
+
+using namespace layer_normalization;
+using cpu::Ahead;
+using cpu::Box;
+using cpu::Scratch;
+using cpu::Wanted;
+
+template <class S>
+struct Backward {
+  using T = Compute<S>;
+  const LayerNormBackward& call;
+  const ChannelSizes rows, columns;       // the same elements: a row is a channel; a column is one
+  double *sums, *products;                // of g and g (x - mean), a row
+  double *column_sums, *column_products;  // of dout and dout xhat, a column
+  T* gamma;
+
+  explicit Backward(const LayerNormBackward& c) : call(c), rows{1, c.rows, c.columns}, columns{c.rows, c.columns, 1} {
+    sums = cpu::scratch<double>(Scratch::statistics, 2 * (call.rows + call.columns));
+    products = sums + call.rows;
+    column_sums = products + call.rows;
+    column_products = column_sums + call.columns;
+    const int64_t padded = cpu::round_up(call.columns, kLanes);
+    gamma = cpu::scratch<T>(Scratch::tile, padded);
+    read_columns<T>(call.gamma, 1, gamma, call.columns);
+    std::fill(gamma + call.columns, gamma + padded, T(0));
+  }
+
+  const S* dout() const { return call.dout.as<const S>(); }
+  const S* x() const { return call.x.as<const S>(); }
+  RowGradient<T> step_of(int64_t row) const {
+    return RowGradient<T>::from(statistics_of(call, row), sums[row], products[row], static_cast<double>(call.columns));
+  }
+
+  // ---- rows of one chunk: one reading of x and dout where threads can share the chunks of the columns
+
+  bool in_one_pass() const {
+    const int64_t threads = cpu::num_threads(), chunks = ChannelChunks(columns).count;
+    return threads == 1 || call.size() <= kSmall || chunks >= 2 * threads || chunks % threads == 0;
+  }
+
+  void write_block(const T* douts, const T* xs, T* to, int64_t row, int64_t last, const Ahead& written) const {
+    const int64_t width = call.columns, count = last - row;
+    const T* gains = gamma;
+    RowGradient<T> step[kMostRows];
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) step[i] = step_of(row + i);
+    for_each_group(0, count, [&](auto together, int64_t at) {
+      const auto steps = first_of<together()>(step + at);
+      const T *of_dout = douts + at * width, *of_x = xs + at * width;
+      write_rows<together()>(to + at * width, width, Ahead{}, cpu::after(written, at * width),
+                             [&](int k, int64_t i, int64_t column) __attribute__((always_inline)) {
+                               return steps[k](of_dout[i], of_x[i], gains[column]);
+                             });
+    });
+  }
+
+  template <Wanted kWanted>
+  void take_rows(int64_t row, int64_t last, double* of_columns, double* products_of_columns) const {
+    constexpr int64_t kBuffer = std::is_same_v<S, T> ? 1 : kBlockElements;
+    alignas(64) T dout_buffer[kBuffer], x_buffer[kBuffer];
+    NormalizeRow<T> steps[kMostRows];
+    const int64_t block = rows_of_block<S>(call.columns);
+    for (; row < last; row += block) {
+      const int64_t end = std::min(row + block, last), at = row * call.columns, count = (end - row) * call.columns;
+      const T *douts = load_piece(dout() + at, count, dout_buffer), *xs = load_piece(x() + at, count, x_buffer);
+      const cpu::GradientRows<T> from{douts,
+                                      xs,
+                                      douts + count,
+                                      xs + count,
+                                      call.columns,
+                                      next_block<S>(call, dout(), at),
+                                      next_block<S>(call, x(), at)};
+      const Ahead next_dx = next_block<S>(call, call.dx.as<S>(), at);
+      if constexpr (kWanted != Wanted::of_rows) normalizations(call, row, end, steps);
+      for_each_group(row, end, [&](auto together, int64_t first) {
+        cpu::sum_rows_and_columns<together(), kWanted>(from.after((first - row) * call.columns), call.columns, gamma,
+                                                       call.statistics + first, steps + (first - row), sums + first,
+                                                       products + first, of_columns, products_of_columns);
+      });
+      store_piece(call.dx.as<S>() + at, count, dout_buffer,
+                  [&](T* to) { write_block(douts, xs, to, row, end, next_dx); });
+    }
+  }
+
+  void run_in_one_pass() const {
+    const int64_t chunks = ChannelChunks(columns).count, padded = cpu::round_up(call.columns, kLanes);
+    double* table = cpu::scratch<double>(Scratch::partial_sums, chunks * 2 * padded);  // (chunk, sum, column)
+    const int64_t grain = call.size() <= kSmall ? chunks : 1;
+    cpu::parallel_ranges(chunks, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t chunk = begin; chunk < end; ++chunk) {
+        double* of_chunk = table + chunk * 2 * padded;
+        std::fill(of_chunk, of_chunk + 2 * padded, 0.0);
+        const int64_t row = chunk * kRowsOfChunk;
+        take_rows<Wanted::both>(row, std::min(row + kRowsOfChunk, call.rows), of_chunk, of_chunk + padded);
+      }
+    });
+    std::fill(column_sums, column_sums + 2 * call.columns, 0.0);
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const double* of_chunk = table + chunk * 2 * padded;
+      for (int64_t i = 0; i < call.columns; ++i) {
+        column_sums[i] += of_chunk[i];
+        column_products[i] += of_chunk[padded + i];
+      }
+    }
+  }
+
+  // ---- few rows for many threads: they share the columns, then the rows. The columns first, as dx may take dout's
+  // place
+
+  void sum_few_rows() const {
+    if constexpr (std::is_same_v<S, T>) {
+      auto* steps = cpu::scratch<NormalizeRow<T>>(Scratch::partial_sums, call.rows);
+      normalizations(call, 0, call.rows, steps);
+      const T* end = x() + call.size();
+      const int64_t share = cpu::round_up(call.columns / (2 * cpu::num_threads()) + 1, kLanes);
+      cpu::parallel_ranges(call.columns, std::min(share, cpu::kBlockChannels), [&](int64_t begin, int64_t last) {
+        alignas(64) double of_chunk[2][cpu::kBlockChannels];
+        const cpu::GradientRows<T> from{dout(), x(), dout() + call.size(), end, call.columns, {}, {}};
+        std::fill(column_sums + begin, column_sums + last, 0.0);
+        std::fill(column_products + begin, column_products + last, 0.0);
+        for (int64_t chunk = 0; chunk < call.rows; chunk += kRowsOfChunk) {
+          std::fill(of_chunk[0], of_chunk[2], 0.0);
+          for_each_group(chunk, std::min(chunk + kRowsOfChunk, call.rows), [&](auto together, int64_t row) {
+            cpu::sum_rows_and_columns<together(), Wanted::of_columns>(
+                from.after(row * call.columns + begin), last - begin, gamma + begin, call.statistics + row, steps + row,
+                nullptr, nullptr, of_chunk[0], of_chunk[1]);
+          });
+          for (int64_t i = begin; i < last; ++i) {
+            column_sums[i] += of_chunk[0][i - begin];
+            column_products[i] += of_chunk[1][i - begin];
+          }
+        }
+      });
+    } else {
+      sum_columns();
+    }
+    cpu::parallel_ranges(call.rows, rows_of_unit(call),
+                         [&](int64_t row, int64_t last) { take_rows<Wanted::of_rows>(row, last, nullptr, nullptr); });
+  }
+
+  // ---- rows of a few elements, or of several chunks: again the columns first
+
+  void map(const Box& box, bool backwards) const {
+    TileBuffer<S> dout_buffer, x_buffer, out;
+    for_each_piece(box, backwards, [&](int64_t row, int64_t column, int64_t width) {
+      const auto step = step_of(row);
+      const int64_t at = row * call.columns + column;
+      const T *douts = load_piece(dout() + at, width, dout_buffer.data), *gains = gamma + column;
+      const T* xs = load_piece(x() + at, width, x_buffer.data);
+      store_piece(call.dx.as<S>() + at, width, out.data, [&](T* to) {
+#pragma GCC ivdep
+        for (int64_t i = 0; i < width; ++i) to[i] = step(douts[i], xs[i], gains[i]);
+      });
+    });
+  }
+
+  void sum_columns() const {
+    cpu::reduce_and_map<ColumnTerms, T, ColumnReader<S>>(
+        columns, 2 * sizeof(S), false,
+        [](int64_t begin, int64_t end, double* numbers) { std::fill(numbers, numbers + (end - begin), 0.0); },
+        [&] { return ColumnReader<S>(call, columns); },
+        [&](int64_t begin, int64_t end, const double*, const double* first, const double* second) {
+          std::copy(first, first + (end - begin), column_sums + begin);
+          std::copy(second, second + (end - begin), column_products + begin);
+        },
+        [] { return false; }, [](const Box&, bool) {});
+  }
+
+  void sum_and_map_rows() const {
+    cpu::reduce_and_map<GradientTerms, T, RowReader<S>>(
+        rows, 2 * sizeof(S), call.dx.data != call.dout.data,
+        [&](int64_t begin, int64_t end, double* numbers) {
+          std::copy(call.statistics + begin, call.statistics + end, numbers);
+        },
+        [&] { return RowReader<S>(rows, dout(), x(), gamma); },
+        [&](int64_t begin, int64_t end, const double*, const double* first, const double* second) {
+          std::copy(first, first + (end - begin), sums + begin);
+          std::copy(second, second + (end - begin), products + begin);
+        },
+        [] { return true; }, [&](const Box& box, bool backwards) { map(box, backwards); });
+  }
+
+  void run() const {
+    if (call.size() == 0) {
+      std::fill(column_sums, column_sums + 2 * call.columns, 0.0);
+    } else if (by_rows(call)) {
+      in_one_pass() ? run_in_one_pass() : sum_few_rows();
+    } else {
+      sum_columns();
+      sum_and_map_rows();
+    }
+    write_vector(call.dbeta, column_sums);
+    write_vector(call.dgamma, column_products);
+  }
+};
+
+}  // namespace
+
+void layer_norm_backward(const LayerNormBackward& call) {
+  visit_dtype(call.x.dtype, [&](auto zero) { Backward<decltype(zero)>(call).run(); });
+}
+
+}  // namespace kitae

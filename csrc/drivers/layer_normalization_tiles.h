@@ -1,0 +1,73 @@
+// Tiles for layer normalization's sums in backward where rows are shorter than sixteen elements or longer than a chunk.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/reduce_channels.h"
+#include "drivers/layer_normalization_rows.h"
+
+namespace kitae::layer_normalization {
+
+using cpu::Region;
+using cpu::Tile;
+using cpu::TileBuffer;
+
+// Tiles of g = dout gamma and of x, a row being a channel.
+template <class S>
+struct RowReader {
+  using T = Compute<S>;
+  static constexpr bool columns = false;
+  const ChannelSizes sizes;
+  const S *dout, *x;
+  const T* gamma;
+  TileBuffer<S> dout_buffer, x_buffer;
+  alignas(64) T g_buffer[cpu::kTileElements];
+
+  RowReader(const ChannelSizes& of, const S* from_dout, const S* from_x, const T* of_columns)
+      : sizes(of), dout(from_dout), x(from_x), gamma(of_columns) {}
+
+  void prepare(int64_t /*channel*/, int64_t /*count*/) {}
+  void operator()(const Region& tile, const Region& /*next*/, Tile<T> (&tiles)[2]) {
+    const Tile<T> douts = cpu::load_tile<T>(dout, sizes, tile, dout_buffer.data);
+    tiles[1] = cpu::load_tile<T>(x, sizes, tile, x_buffer.data);
+    const T *from = douts.data, *gains = gamma + tile.column;
+    if (sizes.adjacent()) {  // one column: the tile is a piece of it
+#pragma GCC ivdep
+      for (int64_t i = 0; i < tile.columns; ++i) g_buffer[i] = RowGradient<T>::through(from[i], gains[0]);
+    } else {
+#pragma GCC ivdep
+      for (int64_t i = 0; i < tile.columns; ++i) g_buffer[i] = RowGradient<T>::through(from[i], gains[i]);
+    }
+    tiles[0] = {g_buffer, cpu::buffer_stride(tile), g_buffer + cpu::kTileElements};
+  }
+};
+
+// Tiles of dout and of xhat, columns side by side.
+template <class S>
+struct ColumnReader {
+  using T = Compute<S>;
+  static constexpr bool columns = false;
+  const LayerNormBackward& call;
+  const ChannelSizes sizes;
+  TileBuffer<S> dout_buffer, x_buffer;
+  alignas(64) T xhat_buffer[cpu::kTileElements];
+
+  ColumnReader(const LayerNormBackward& c, const ChannelSizes& of) : call(c), sizes(of) {}
+
+  void prepare(int64_t /*channel*/, int64_t /*count*/) {}
+  void operator()(const Region& tile, const Region& /*next*/, Tile<T> (&tiles)[2]) {
+    tiles[0] = cpu::load_tile<T>(call.dout.as<const S>(), sizes, tile, dout_buffer.data);
+    const Tile<T> xs = cpu::load_tile<T>(call.x.as<const S>(), sizes, tile, x_buffer.data);
+    const int64_t stride = cpu::buffer_stride(tile);
+    for (int64_t row = 0; row < tile.rows; ++row) {
+      const auto step = NormalizeRow<T>::from(statistics_of(call, tile.row + row));
+      const T* from = xs.row(row);
+      T* to = xhat_buffer + row * stride;
+#pragma GCC ivdep
+      for (int64_t i = 0; i < tile.columns; ++i) to[i] = step.xhat(from[i]);
+    }
+    tiles[1] = {xhat_buffer, stride, xhat_buffer + cpu::kTileElements};
+  }
+};
+
+}  // namespace kitae::layer_normalization
