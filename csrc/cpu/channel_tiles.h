@@ -54,15 +54,18 @@ inline void visit_in_turn(int64_t count, Make&& make, Visit&& visit, const Regio
 }
 
 // Rows of one channel come in two kinds, told apart once a call. Long ones beyond the level-2 cache ask for memory a
-// line at a time, and across chunks (Ahead); the others ask for the next tile at once (prefetch_tile).
-constexpr int64_t kLongRow = 256;
+// line at a time, and across chunks (Ahead); the others ask for the next tile at once (prefetch_tile). Where two
+// tensors are read, twice the memory is waited for, and shorter rows gain.
+constexpr int64_t kLongRow = 256, kLongRowOfPair = 128;
 constexpr int64_t kNearElements = 1 << 16;
+inline bool ask_ahead(const ChannelSizes& sizes, int64_t long_row) {
+  return sizes.inner >= long_row && sizes.size() > kNearElements;
+}
 constexpr int64_t kShortRowOfMap = 1024;  // up to which an element-wise step goes row by row, without tiles
-constexpr bool ask_ahead(const ChannelSizes& sizes) { return sizes.inner >= kLongRow && sizes.size() > kNearElements; }
 
 // The first of the tiles that for_each_tile cuts long rows of one channel into; of short ones, none.
 inline Region first_tile(Region region) {
-  if (region.columns < kLongRow) return {};
+  if (region.columns < kLongRowOfPair) return {};
   if (region.columns > kTileElements) region.columns = kTileElements;
   const int64_t fit = kTileElements / round_up(region.columns, kLanes);
   if (region.rows > fit) region.rows = fit;
@@ -94,11 +97,12 @@ inline void for_each_tile(const ChannelSizes& sizes, const Region& region, int64
   visit_in_turn(across * down, make, visit, after);
 }
 
-template <class S>
+template <int kWrite = 0, int kLocality = 3, class S>
 inline void prefetch_row(const S* data, int64_t columns) {
   constexpr int64_t kLine = 64;
   const char* at = reinterpret_cast<const char*>(data);
-  for (int64_t byte = 0; byte < columns * static_cast<int64_t>(sizeof(S)); byte += kLine) __builtin_prefetch(at + byte);
+  for (int64_t byte = 0; byte < columns * static_cast<int64_t>(sizeof(S)); byte += kLine)
+    __builtin_prefetch(at + byte, kWrite, kLocality);
 }
 
 // Asks for a tile's lines before they are used, where its rows are too short for the hardware to notice in time.
@@ -134,7 +138,7 @@ template <class S>
 inline Ahead find_ahead(const S* data, const ChannelSizes& sizes, const Region& tile, const Region& next) {
   constexpr int64_t kElement = sizeof(S);
   if (next.rows == 0) return {};
-  if (tile.columns < kLongRow) {
+  if (tile.columns < kLongRowOfPair) {
     prefetch_tile(data, sizes, next);
     return {};
   }
@@ -189,7 +193,7 @@ struct TileReader {
 
   TileReader(const ChannelSizes& sizes, const S* data)
       : columns(columns_are_lanes(sizes)),
-        ahead(ask_ahead(sizes)),
+        ahead(ask_ahead(sizes, kLongRow)),
         view(columns ? as_columns(sizes) : sizes),
         from(data) {}
 

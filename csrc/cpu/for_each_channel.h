@@ -81,9 +81,10 @@ inline bool of_short_rows(const ChannelSizes& sizes, const Box& box) {
 }
 
 // out[i] = f(in[i]...) over such a box, f = function(channel - first channel), where tensors are stored in the type of
-// arithmetic. Without tiles: finding out where one lies takes as long as a few hundred elements.
+// arithmetic. Without tiles: finding out where one lies takes as long as a few hundred elements. `asking`: for where
+// the next row of the channel will be written.
 template <class T, class Function, class... In>
-[[gnu::noinline]] void map_short_rows(const ChannelSizes& sizes, const Box& box, bool backwards, T* out,
+[[gnu::noinline]] void map_short_rows(const ChannelSizes& sizes, const Box& box, bool backwards, bool asking, T* out,
                                       const Function& function, const In*... in) {
   const int64_t rows = box.last_row - box.first_row, channels = box.last_channel - box.first_channel;
   const int64_t length = box.last_column - box.first_column, inner = sizes.inner;
@@ -95,6 +96,7 @@ template <class T, class Function, class... In>
       const int64_t here = at + channel * inner;
       const int64_t next = channel + 1 < channels ? here + inner : row + 1 < rows ? at + step : here;
       (prefetch_row(in + next, length), ...);
+      if (asking && row + 1 < rows) prefetch_row<1, 2>(out + here + step, length);
       detail::map_row(out + here, length, function(channel), (in + here)...);
     }
 }

@@ -306,15 +306,15 @@ struct Forward : Pass<S> {
   void map_as(const Box& box, bool backwards) const {
     const S* residual = forward.residual ? forward.residual.template as<const S>() : nullptr;
     S* const out = forward.out.template as<S>();
-    const bool asking = backwards && cpu::ask_ahead(sizes);
+    const bool asking = backwards && cpu::ask_ahead(sizes, cpu::kLongRow);
     TileBuffer<S> x_buffer, residual_buffer;
     this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const NormalizeTable<T> local = locally(table);
       if constexpr (std::is_same_v<S, T>) {
-        if (!asking && !forward.mask && cpu::of_short_rows(view, part)) {
+        if (!forward.mask && cpu::of_short_rows(view, part)) {
           const ActivatedTable<activation, T> numbers{local, this->slope};
-          if (!residual) return cpu::map_short_rows(view, part, backwards, out, numbers, x());
-          return cpu::map_short_rows(view, part, backwards, out, numbers, x(), residual);
+          if (!residual) return cpu::map_short_rows(view, part, backwards, false, out, numbers, x());
+          return cpu::map_short_rows(view, part, backwards, false, out, numbers, x(), residual);
         }
       }
       cpu::for_each_channel_tile(view, part, backwards, [&](const Region& tile, const Region& next) {
@@ -427,7 +427,7 @@ struct GradientReader {
   GradientReader(const Pass<S>& p, bool as_columns, const S* from_x, const S* from_dout)
       : pass(p),
         columns(as_columns),
-        ahead(cpu::ask_ahead(p.sizes)),
+        ahead(cpu::ask_ahead(p.sizes, cpu::kLongRowOfPair)),
         view(as_columns ? cpu::as_columns(p.sizes) : p.sizes),
         x(from_x),
         dout(from_dout),
@@ -515,9 +515,10 @@ struct Backward : Pass<S> {
     this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const GradientTable<T> local = locally(this->gradient_table);
       if constexpr (std::is_same_v<S, T>) {
-        if (!asking && !backward.mask && !backward.dresidual && cpu::of_short_rows(view, part)) {
-          if (backward.training) return cpu::map_short_rows(view, part, backwards, dx, local, read.dout, read.x);
-          return cpu::map_short_rows(view, part, backwards, dx, GainTable<T>{local.gain}, read.dout);
+        if (!backward.mask && !backward.dresidual && cpu::of_short_rows(view, part)) {
+          if (backward.training)
+            return cpu::map_short_rows(view, part, backwards, asking, dx, local, read.dout, read.x);
+          return cpu::map_short_rows(view, part, backwards, asking, dx, GainTable<T>{local.gain}, read.dout);
         }
       }
       cpu::for_each_channel_tile(view, part, backwards, [&](const Region& tile, const Region& next) {
@@ -543,17 +544,17 @@ struct Backward : Pass<S> {
   void map_masked(const Box& box, bool backwards) const {
     const S *x = backward.x.template as<const S>(), *dout = backward.dout.template as<const S>();
     S* const dx = backward.dx.template as<S>();
-    const bool asking = backwards && cpu::ask_ahead(sizes);
+    const bool asking = backwards && cpu::ask_ahead(sizes, cpu::kLongRowOfPair);
     TileBuffer<S> x_buffer, dout_buffer;
     this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const PassesTable<T> passes = locally(this->passes);
       const GradientTable<T> local = locally(this->gradient_table);
       if constexpr (std::is_same_v<S, T>) {
-        if (!asking && cpu::of_short_rows(view, part)) {
+        if (cpu::of_short_rows(view, part)) {
           const auto map = [&](const auto& gradients) {
             using Gradients = std::decay_t<decltype(gradients)>;
             const MaskedGradientTable<activation, Gradients, T> all{{passes, this->slope}, gradients};
-            cpu::map_short_rows(view, part, backwards, dx, all, dout, x);
+            cpu::map_short_rows(view, part, backwards, asking, dx, all, dout, x);
           };
           return backward.training ? map(local) : map(GainTable<T>{local.gain});
         }

@@ -104,7 +104,7 @@ struct PairReader {
 
   PairReader(const ChannelSizes& sizes, const S* from_dw, const S* from_v)
       : columns(cpu::columns_are_lanes(sizes)),
-        ahead(cpu::ask_ahead(sizes)),
+        ahead(cpu::ask_ahead(sizes, cpu::kLongRowOfPair)),
         view(columns ? cpu::as_columns(sizes) : sizes),
         dw(from_dw),
         v(from_v) {}
