@@ -105,15 +105,16 @@ template <class T, class Function, class... In>
 // by side. `out` may be one of the inputs. `ahead`: where the next tile will be written,
 // if the hardware can't see it coming.
 template <class T, class Function, class... In>
-inline void map_tile(bool adjacent, const Region& tile, T* out, int64_t stride, const Ahead& ahead,
+inline void map_tile(const ChannelSizes& sizes, const Region& tile, T* out, int64_t stride, const Ahead& ahead,
                      const Function& function, const In... in) {
   int64_t row = 0;
-  if (adjacent) {
+  if (sizes.adjacent()) {
     // Two short rows share the loads of a column's numbers. Longer ones would be two places of memory at a time, which
-    // the hardware does not prefetch.
+    // the hardware does not prefetch; in the level-2 cache they may be longer, as long as they do not share its sets.
     constexpr int kRows = 2;
-    constexpr int64_t kShort = 256;
-    const bool near = stride * static_cast<int64_t>(sizeof(T)) <= kShort;
+    constexpr int64_t kShort = 256, kShortInCache = 2048;
+    const int64_t most = sizes.size() <= kNearElements ? kShortInCache : kShort;
+    const bool near = stride * static_cast<int64_t>(sizeof(T)) <= most;
     for (; near && row + kRows <= tile.rows; row += kRows)
       detail::map_rows<kRows>(out + row * stride, stride, row, tile.columns, function, in...);
     for (; row < tile.rows; ++row) detail::map_rows<1>(out + row * stride, stride, row, tile.columns, function, in...);

@@ -326,10 +326,10 @@ struct Forward : Pass<S> {
         const ActivatedTable<activation, T> numbers{from(local, tile.channel - part.first_channel), this->slope};
         const Ahead ahead = asking ? cpu::find_ahead(out, view, tile, next) : Ahead{};
         cpu::store_tile<T>(out, view, tile, [&](T* to, int64_t stride) {
-          if (!residual) return cpu::map_tile(view.adjacent(), tile, to, stride, ahead, numbers, in);
-          if (!forward.mask) return cpu::map_tile(view.adjacent(), tile, to, stride, ahead, numbers, in, added);
+          if (!residual) return cpu::map_tile(view, tile, to, stride, ahead, numbers, in);
+          if (!forward.mask) return cpu::map_tile(view, tile, to, stride, ahead, numbers, in, added);
           const ActivatedTable<Activation::none, T> linear{numbers.table, this->slope};
-          cpu::map_tile(view.adjacent(), tile, to, stride, ahead, linear, in, added);
+          cpu::map_tile(view, tile, to, stride, ahead, linear, in, added);
           const T slope = this->slope;
           for (int64_t row = 0; row < tile.rows; ++row, to += stride) {
             cpu::pack_positive(this->mask_row(tile, row), to, tile.columns);
@@ -463,7 +463,7 @@ struct GradientReader {
                                         pass.slope, tile.columns);
     } else {
       const MaskedTable<activation, T> numbers{from(passes, tile.channel - first), pass.slope};
-      cpu::map_tile(view.adjacent(), tile, g_buffer, stride, Ahead{}, numbers, tiles[0], tiles[1]);
+      cpu::map_tile(view, tile, g_buffer, stride, Ahead{}, numbers, tiles[0], tiles[1]);
     }
     tiles[0] = {g_buffer, stride, g_buffer + cpu::kTileElements, {}};
   }
@@ -532,9 +532,8 @@ struct Backward : Pass<S> {
         const GainTable<T> constant{numbers.gain};
         const Ahead ahead = asking ? cpu::find_ahead(dx, view, tile, next) : Ahead{};
         cpu::store_tile<T>(dx, view, tile, [&](T* to, int64_t stride) {
-          if (backward.training)
-            return cpu::map_tile(view.adjacent(), tile, to, stride, ahead, numbers, tiles[0], tiles[1]);
-          cpu::map_tile(view.adjacent(), tile, to, stride, ahead, constant, tiles[0]);
+          if (backward.training) return cpu::map_tile(view, tile, to, stride, ahead, numbers, tiles[0], tiles[1]);
+          cpu::map_tile(view, tile, to, stride, ahead, constant, tiles[0]);
         });
       });
     });
@@ -573,7 +572,7 @@ struct Backward : Pass<S> {
           const auto map = [&](const auto& gradients) {
             using Gradients = std::decay_t<decltype(gradients)>;
             const MaskedGradientTable<activation, Gradients, T> all{masked, gradients};
-            cpu::map_tile(view.adjacent(), tile, to, stride, ahead, all, douts, xs);
+            cpu::map_tile(view, tile, to, stride, ahead, all, douts, xs);
           };
           backward.training ? map(numbers) : map(constant);
         });

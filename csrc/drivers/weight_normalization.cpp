@@ -76,7 +76,7 @@ struct Forward {
       const Tile<T> in = cpu::load_tile<T>(v, sizes, tile, buffer.data);
       const ScaleTable<T> table{numbers.inverse + tile.channel, numbers.g + tile.channel};
       cpu::store_tile<T>(call.out.as<S>(), sizes, tile, [&](T* to, int64_t stride) {
-        cpu::map_tile(sizes.adjacent(), tile, to, stride, cpu::Ahead{}, table, in);
+        cpu::map_tile(sizes, tile, to, stride, cpu::Ahead{}, table, in);
       });
     });
   }
@@ -148,7 +148,7 @@ struct Backward {
       const int64_t at = tile.channel;
       const GradientTable<T> table{numbers.inverse + at, numbers.dg + at, numbers.gain + at};
       cpu::store_tile<T>(call.dv.as<S>(), sizes, tile, [&](T* to, int64_t stride) {
-        cpu::map_tile(sizes.adjacent(), tile, to, stride, cpu::Ahead{}, table, dws, vs);
+        cpu::map_tile(sizes, tile, to, stride, cpu::Ahead{}, table, dws, vs);
       });
     });
   }
