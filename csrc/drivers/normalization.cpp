@@ -311,7 +311,7 @@ struct Forward : Pass<S> {
     this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const NormalizeTable<T> local = locally(table);
       if constexpr (std::is_same_v<S, T>) {
-        if (!forward.mask && cpu::of_short_rows(view, part)) {
+        if (!asking && !forward.mask && cpu::of_short_rows(view, part)) {
           const ActivatedTable<activation, T> numbers{local, this->slope};
           if (!residual) return cpu::map_short_rows(view, part, backwards, false, out, numbers, x());
           return cpu::map_short_rows(view, part, backwards, false, out, numbers, x(), residual);
