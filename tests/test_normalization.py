@@ -37,6 +37,7 @@ LAYOUTS = (
     ((4, 3, 11), 1, "every_other"),
     ((4, 3, 11), 1, "reversed"),
     ((2, 3, 2, 3, 5), 1, "C"),
+    ((45, 9, 14, 13), 1, "C"),
     ((9, 35, 30, 31), 1, "C"),
     ((1, 3, 70001), 1, "C"),
     ((2, 600, 3), 1, "C"),
@@ -167,6 +168,36 @@ def test_native_code_has_the_bits_of_the_reference(
         for one, other in zip(expected, got, strict=True):
             assert same_bits(one, other), options
             assert one.strides == other.strides
+
+
+# Rows of 17 elements or of 4 lanes and a rest overlap in their last lanes, which are read before anything is written.
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("shape", [(1, 3, 17), (2, 3, 7, 11), (45, 9, 14, 13), (3, 5, 32)])
+def test_in_place_has_the_bits_of_the_reference(
+    rng: np.random.Generator, shape: tuple[int, ...], activation: str | None, dtype: Any
+) -> None:
+    inputs = Inputs(rng, shape, dtype=dtype)
+    for training in (True, False):
+        with kitae.use_backend("reference"):
+            expected, saved = inputs.forward(training=training, activation=activation)
+            gradients = kitae.batch_norm_backward(inputs.dout, saved)
+        dout = inputs.dout.copy()
+        _, saved = inputs.forward(training=training, activation=activation)
+        for one, other in zip(gradients, kitae.batch_norm_backward(dout, saved, out=dout), strict=True):
+            assert same_bits(one, other)
+    kitae.batch_norm(
+        inputs.x,
+        inputs.gamma,
+        inputs.beta,
+        inputs.running_mean,
+        inputs.running_var,
+        training=False,
+        activation=activation,
+        slope=SLOPE,
+        out=inputs.x,
+    )
+    assert same_bits(inputs.x, expected)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -53,13 +53,19 @@ inline void visit_in_turn(int64_t count, Make&& make, Visit&& visit, const Regio
   }
 }
 
-// Elements of a row from which on memory is asked for a line at a time, and across chunks.
-constexpr int64_t kLongRow = 256;
-constexpr int64_t kNearElements = 1 << 16;  // of a tensor that the level-2 cache holds: nothing to ask for
+// Rows of one channel come in two kinds, told apart once a call. Long ones beyond the level-2 cache ask for memory a
+// line at a time, and across chunks (Ahead); the others ask for the next tile at once (prefetch_tile). Where two
+// tensors are read, twice the memory is waited for, and shorter rows gain.
+constexpr int64_t kLongRow = 256, kLongRowOfPair = 128;
+constexpr int64_t kNearElements = 1 << 16;
+inline bool ask_ahead(const ChannelSizes& sizes, int64_t long_row) {
+  return sizes.inner >= long_row && sizes.size() > kNearElements;
+}
+constexpr int64_t kShortRowOfMap = 1024;  // up to which an element-wise step goes row by row, without tiles
 
 // The first of the tiles that for_each_tile cuts long rows of one channel into; of short ones, none.
 inline Region first_tile(Region region) {
-  if (region.columns < kLongRow) return {};
+  if (region.columns < kLongRowOfPair) return {};
   if (region.columns > kTileElements) region.columns = kTileElements;
   const int64_t fit = kTileElements / round_up(region.columns, kLanes);
   if (region.rows > fit) region.rows = fit;
@@ -91,16 +97,20 @@ inline void for_each_tile(const ChannelSizes& sizes, const Region& region, int64
   visit_in_turn(across * down, make, visit, after);
 }
 
+template <int kWrite = 0, int kLocality = 3, class S>
+inline void prefetch_row(const S* data, int64_t columns) {
+  constexpr int64_t kLine = 64;
+  const char* at = reinterpret_cast<const char*>(data);
+  for (int64_t byte = 0; byte < columns * static_cast<int64_t>(sizeof(S)); byte += kLine)
+    __builtin_prefetch(at + byte, kWrite, kLocality);
+}
+
 // Asks for a tile's lines before they are used, where its rows are too short for the hardware to notice in time.
 template <class S>
 inline void prefetch_tile(const S* data, const ChannelSizes& sizes, const Region& tile) {
-  constexpr int64_t kLine = 64;
   if (sizes.adjacent()) return;
-  const int64_t bytes = tile.columns * static_cast<int64_t>(sizeof(S));
-  for (int64_t row = 0; row < tile.rows; ++row) {
-    const char* at = reinterpret_cast<const char*>(data + tile.offset(sizes) + row * tile.stride(sizes));
-    for (int64_t byte = 0; byte < bytes; byte += kLine) __builtin_prefetch(at + byte);
-  }
+  for (int64_t row = 0; row < tile.rows; ++row)
+    prefetch_row(data + tile.offset(sizes) + row * tile.stride(sizes), tile.columns);
 }
 
 // Memory that is wanted next, asked for a line at a time while something else is computed: asked for at once, a tile's
@@ -123,12 +133,12 @@ struct Tile {
   const T* row(int64_t index) const { return data + index * stride; }
 };
 
-// Prepares for the tile after this one: asks for short rows at once, and says where long ones lie.
+// With ask_ahead(sizes): where the tile after this one lies; a short rest of a row asks for it at once.
 template <class S>
-inline Ahead fetch_ahead(const S* data, const ChannelSizes& sizes, const Region& tile, const Region& next) {
+inline Ahead find_ahead(const S* data, const ChannelSizes& sizes, const Region& tile, const Region& next) {
   constexpr int64_t kElement = sizeof(S);
-  if (sizes.adjacent() || next.rows == 0 || sizes.size() <= kNearElements) return {};
-  if (tile.columns < kLongRow) {
+  if (next.rows == 0) return {};
+  if (tile.columns < kLongRowOfPair) {
     prefetch_tile(data, sizes, next);
     return {};
   }
@@ -176,18 +186,22 @@ struct TileBuffer {
 template <class S>
 struct TileReader {
   using T = Compute<S>;
-  const bool columns;
+  const bool columns, ahead;
   const ChannelSizes view;
   const S* from;
   TileBuffer<S> buffer;
 
   TileReader(const ChannelSizes& sizes, const S* data)
-      : columns(columns_are_lanes(sizes)), view(columns ? as_columns(sizes) : sizes), from(data) {}
+      : columns(columns_are_lanes(sizes)),
+        ahead(ask_ahead(sizes, kLongRow)),
+        view(columns ? as_columns(sizes) : sizes),
+        from(data) {}
 
   void prepare(int64_t /*channel*/, int64_t /*count*/) {}
   void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[1]) {
+    if (!ahead) prefetch_tile(from, view, next);
     tiles[0] = load_tile<T>(from, view, tile, buffer.data);
-    tiles[0].ahead = fetch_ahead(from, view, tile, next);
+    if (ahead) tiles[0].ahead = find_ahead(from, view, tile, next);
   }
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "cpu/channel_tiles.h"
 #include "cpu/lanes.h"
@@ -58,21 +59,62 @@ inline void map_rows(T* out, int64_t stride, int64_t row, int64_t columns, const
   }
 }
 
+// out[i] = f(in[i]...) for a row of at least kLanes elements, f in registers. The last lanes are computed before
+// anything is written, as `out` may be an input, and not one by one.
+template <class T, class F, class... In>
+[[gnu::always_inline]] inline void map_row(T* out, int64_t columns, const F f, const In*... in) {
+  T last[kLanes];
+  const int64_t rest = columns - kLanes, whole = columns & -static_cast<int64_t>(kLanes);
+#pragma GCC ivdep
+  for (int i = 0; i < kLanes; ++i) last[i] = f(in[rest + i]...);
+#pragma GCC ivdep
+  for (int64_t i = 0; i < whole; ++i) out[i] = f(in[i]...);
+  std::memcpy(out + rest, last, sizeof(last));
+}
+
 }  // namespace detail
+
+// Whether a box is short rows, whole or not, of one channel each: map_short_rows takes them.
+inline bool of_short_rows(const ChannelSizes& sizes, const Box& box) {
+  const int64_t length = box.last_column - box.first_column;
+  return !sizes.adjacent() && length >= kLanes && length <= kShortRowOfMap;
+}
+
+// out[i] = f(in[i]...) over such a box, f = function(channel - first channel), where tensors are stored in the type of
+// arithmetic. Without tiles: finding out where one lies takes as long as a few hundred elements. `asking`: for where
+// the next row of the channel will be written.
+template <class T, class Function, class... In>
+[[gnu::noinline]] void map_short_rows(const ChannelSizes& sizes, const Box& box, bool backwards, bool asking, T* out,
+                                      const Function& function, const In*... in) {
+  const int64_t rows = box.last_row - box.first_row, channels = box.last_channel - box.first_channel;
+  const int64_t length = box.last_column - box.first_column, inner = sizes.inner;
+  const int64_t stride = sizes.channels * inner, step = backwards ? -stride : stride;
+  const int64_t begin = box.first_channel * inner + box.first_column;
+  int64_t at = (backwards ? box.last_row - 1 : box.first_row) * stride + begin;
+  for (int64_t row = 0; row < rows; ++row, at += step)
+    for (int64_t channel = 0; channel < channels; ++channel) {
+      const int64_t here = at + channel * inner;
+      const int64_t next = channel + 1 < channels ? here + inner : row + 1 < rows ? at + step : here;
+      (prefetch_row(in + next, length), ...);
+      if (asking && row + 1 < rows) prefetch_row<1, 2>(out + here + step, length);
+      detail::map_row(out + here, length, function(channel), (in + here)...);
+    }
+}
 
 // out[i] = f(in[i]...) for the rows of a tile; f = function(0) along a channel, function(i) where the channels lie side
 // by side. `out` may be one of the inputs. `ahead`: where the next tile will be written,
 // if the hardware can't see it coming.
 template <class T, class Function, class... In>
-inline void map_tile(bool adjacent, const Region& tile, T* out, int64_t stride, const Ahead& ahead,
+inline void map_tile(const ChannelSizes& sizes, const Region& tile, T* out, int64_t stride, const Ahead& ahead,
                      const Function& function, const In... in) {
   int64_t row = 0;
-  if (adjacent) {
+  if (sizes.adjacent()) {
     // Two short rows share the loads of a column's numbers. Longer ones would be two places of memory at a time, which
-    // the hardware does not prefetch.
+    // the hardware does not prefetch; in the level-2 cache they may be longer, as long as they do not share its sets.
     constexpr int kRows = 2;
-    constexpr int64_t kShort = 256;
-    const bool near = stride * static_cast<int64_t>(sizeof(T)) <= kShort;
+    constexpr int64_t kShort = 256, kShortInCache = 2048;
+    const int64_t most = sizes.size() <= kNearElements ? kShortInCache : kShort;
+    const bool near = stride * static_cast<int64_t>(sizeof(T)) <= most;
     for (; near && row + kRows <= tile.rows; row += kRows)
       detail::map_rows<kRows>(out + row * stride, stride, row, tile.columns, function, in...);
     for (; row < tile.rows; ++row) detail::map_rows<1>(out + row * stride, stride, row, tile.columns, function, in...);

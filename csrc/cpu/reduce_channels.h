@@ -123,13 +123,6 @@ template <bool kAhead, class Op, class T>
   sums.store(first, second);
 }
 
-template <class Op, class T>
-inline void add_along(double* first, double* second, const Tile<T> (&in)[Op::kInputs], int64_t rows, int64_t columns,
-                      const double* parameters) {
-  if (in[0].ahead.data) return add_rows<true, Op, T>(first, second, in, rows, columns, parameters);
-  add_rows<false, Op, T>(first, second, in, rows, columns, parameters);
-}
-
 // A lane a channel: kGroups times sixteen columns go down the rows [row, last), all of them inside the array.
 template <int kGroups, class Op, class T>
 inline void add_columns(double* first, double* second, const Tile<T> (&in)[Op::kInputs], int64_t column, int64_t row,
@@ -214,6 +207,57 @@ inline void sum_as_columns(const ChannelSizes& sizes, int64_t row, int64_t rows,
   }
 }
 
+// Sums of channels [begin, end), which have the rows and columns of `part`. add(tile, next, lanes, parameter) for the
+// tiles of a channel, of which the last is followed by after(channel).
+template <class Add, class After>
+[[gnu::always_inline]] inline void sum_each_channel(const ChannelSizes& sizes, Region part, int64_t begin, int64_t end,
+                                                    const double* parameters, Add&& add, After&& after, double* first,
+                                                    double* second) {
+  for (int64_t channel = begin; channel < end; ++channel) {
+    alignas(64) double parameter[kLanes], lanes[2][kLanes] = {};
+    for (double& lane : parameter) lane = parameters[channel - begin];
+    part.channel = channel;
+    for_each_tile(
+        sizes, part, kColumnsOfSum, false,
+        [&](const Region& tile, const Region& next) { add(tile, next, lanes, parameter); }, after(channel));
+    first[channel - begin] = fold_lanes(lanes[0]);
+    second[channel - begin] = fold_lanes(lanes[1]);
+  }
+}
+
+template <class Op, class T, class Read>
+inline void sum_rows(const ChannelSizes& sizes, const Region& part, int64_t begin, int64_t end,
+                     const double* parameters, Read&& read, double* first, double* second) {
+  Tile<T> tiles[Op::kInputs];
+  const auto add = [&](const Region& tile, const Region& next, double (&lanes)[2][kLanes], const double* parameter) {
+    read(tile, next, tiles);
+    add_rows<false, Op, T>(lanes[0], lanes[1], tiles, tile.rows, tile.columns, parameter);
+  };
+  sum_each_channel(sizes, part, begin, end, parameters, add, [](int64_t) { return Region{}; }, first, second);
+}
+
+// The same with what comes next asked for: a function of its own, so that it costs short rows nothing.
+template <class Op, class T, class Read>
+[[gnu::noinline]] void sum_long_rows(const ChannelSizes& sizes, const Region& part, int64_t begin, int64_t end,
+                                     const Region& next_chunk, const double* parameters, Read&& read, double* first,
+                                     double* second) {
+  Tile<T> tiles[Op::kInputs];
+  const auto add = [&](const Region& tile, const Region& next, double (&lanes)[2][kLanes], const double* parameter) {
+    read(tile, next, tiles);
+    if (tiles[0].ahead.data)
+      add_rows<true, Op, T>(lanes[0], lanes[1], tiles, tile.rows, tile.columns, parameter);
+    else
+      add_rows<false, Op, T>(lanes[0], lanes[1], tiles, tile.rows, tile.columns, parameter);
+  };
+  const auto after = [&](int64_t channel) {
+    if (channel + 1 == end) return next_chunk;
+    Region region = part;
+    region.channel = channel + 1;
+    return first_tile(region);
+  };
+  sum_each_channel(sizes, part, begin, end, parameters, add, after, first, second);
+}
+
 }  // namespace detail
 
 // A channel's part of a chunk, where channels are rows.
@@ -228,7 +272,7 @@ inline Region region_of_chunk(const ChannelSizes& sizes, int64_t chunk, int64_t 
 // Both sums of chunk `chunk` for channels [begin, end). `parameters`, `first` and `second` start at channel `begin` and
 // are padded to whole lanes. read(tile, next, tiles) fills in where the inputs of a tile are; `next` comes after it.
 // With read.columns the tiles are those of as_columns(sizes), and read.prepare(channel, count) comes before their
-// tiles. Unless this is the caller's `last_chunk`, the next one is fetched ahead.
+// tiles. With read.ahead `next` goes on in the next channel and, unless this is the caller's `last_chunk`, chunk.
 template <class Op, class T, class Read>
 inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, bool last_chunk, int64_t begin, int64_t end,
                       const double* parameters, Read&& read, double* first, double* second) {
@@ -238,24 +282,11 @@ inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, bool last_chunk,
                                       first, second);
   if (read.columns)
     return detail::sum_as_columns<Op, T>(sizes, part.row, part.rows, begin, end, parameters, read, first, second);
-  const Region next_chunk = last_chunk ? Region{} : first_tile(region_of_chunk(sizes, chunk + 1, begin));
-  Tile<T> tiles[Op::kInputs];
-  for (int64_t channel = begin; channel < end; ++channel) {
-    alignas(64) double parameter[kLanes], lanes[2][kLanes] = {};
-    for (double& lane : parameter) lane = parameters[channel - begin];
-    Region region = part, after = part;
-    region.channel = channel;
-    after.channel = channel + 1;
-    for_each_tile(
-        sizes, region, kColumnsOfSum, false,
-        [&](const Region& tile, const Region& next) {
-          read(tile, next, tiles);
-          detail::add_along<Op, T>(lanes[0], lanes[1], tiles, tile.rows, tile.columns, parameter);
-        },
-        channel + 1 < end ? first_tile(after) : next_chunk);
-    first[channel - begin] = fold_lanes(lanes[0]);
-    second[channel - begin] = fold_lanes(lanes[1]);
+  if (read.ahead) {
+    const Region next_chunk = last_chunk ? Region{} : first_tile(region_of_chunk(sizes, chunk + 1, begin));
+    return detail::sum_long_rows<Op, T>(sizes, part, begin, end, next_chunk, parameters, read, first, second);
   }
+  detail::sum_rows<Op, T>(sizes, part, begin, end, parameters, read, first, second);
 }
 
 // Both sums over all chunks.

@@ -16,7 +16,7 @@ using cpu::TileBuffer;
 template <class S>
 struct RowReader {
   using T = Compute<S>;
-  static constexpr bool columns = false;
+  static constexpr bool columns = false, ahead = false;
   const ChannelSizes sizes;
   const S *dout, *x;
   const T* gamma;
@@ -46,7 +46,7 @@ struct RowReader {
 template <class S>
 struct ColumnReader {
   using T = Compute<S>;
-  static constexpr bool columns = false;
+  static constexpr bool columns = false, ahead = false;
   const LayerNormBackward& call;
   const ChannelSizes sizes;
   TileBuffer<S> dout_buffer, x_buffer;

@@ -305,9 +305,18 @@ struct Forward : Pass<S> {
   template <Activation activation>
   void map_as(const Box& box, bool backwards) const {
     const S* residual = forward.residual ? forward.residual.template as<const S>() : nullptr;
+    S* const out = forward.out.template as<S>();
+    const bool asking = backwards && cpu::ask_ahead(sizes, cpu::kLongRow);
     TileBuffer<S> x_buffer, residual_buffer;
     this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const NormalizeTable<T> local = locally(table);
+      if constexpr (std::is_same_v<S, T>) {
+        if (!asking && !forward.mask && cpu::of_short_rows(view, part)) {
+          const ActivatedTable<activation, T> numbers{local, this->slope};
+          if (!residual) return cpu::map_short_rows(view, part, backwards, false, out, numbers, x());
+          return cpu::map_short_rows(view, part, backwards, false, out, numbers, x(), residual);
+        }
+      }
       cpu::for_each_channel_tile(view, part, backwards, [&](const Region& tile, const Region& next) {
         cpu::prefetch_tile(x(), view, next);
         if (residual) cpu::prefetch_tile(residual, view, next);
@@ -315,12 +324,12 @@ struct Forward : Pass<S> {
         Tile<T> added{};
         if (residual) added = cpu::load_tile<T>(residual, view, tile, residual_buffer.data);
         const ActivatedTable<activation, T> numbers{from(local, tile.channel - part.first_channel), this->slope};
-        const Ahead ahead = backwards ? cpu::fetch_ahead(forward.out.template as<S>(), view, tile, next) : Ahead{};
-        cpu::store_tile<T>(forward.out.template as<S>(), view, tile, [&](T* to, int64_t stride) {
-          if (!residual) return cpu::map_tile(view.adjacent(), tile, to, stride, ahead, numbers, in);
-          if (!forward.mask) return cpu::map_tile(view.adjacent(), tile, to, stride, ahead, numbers, in, added);
+        const Ahead ahead = asking ? cpu::find_ahead(out, view, tile, next) : Ahead{};
+        cpu::store_tile<T>(out, view, tile, [&](T* to, int64_t stride) {
+          if (!residual) return cpu::map_tile(view, tile, to, stride, ahead, numbers, in);
+          if (!forward.mask) return cpu::map_tile(view, tile, to, stride, ahead, numbers, in, added);
           const ActivatedTable<Activation::none, T> linear{numbers.table, this->slope};
-          cpu::map_tile(view.adjacent(), tile, to, stride, ahead, linear, in, added);
+          cpu::map_tile(view, tile, to, stride, ahead, linear, in, added);
           const T slope = this->slope;
           for (int64_t row = 0; row < tile.rows; ++row, to += stride) {
             cpu::pack_positive(this->mask_row(tile, row), to, tile.columns);
@@ -405,7 +414,7 @@ template <class S>
 struct GradientReader {
   using T = Compute<S>;
   const Pass<S>& pass;
-  const bool columns;
+  const bool columns, ahead;
   const ChannelSizes view;
   const S* x;
   const S* dout;
@@ -418,6 +427,7 @@ struct GradientReader {
   GradientReader(const Pass<S>& p, bool as_columns, const S* from_x, const S* from_dout)
       : pass(p),
         columns(as_columns),
+        ahead(cpu::ask_ahead(p.sizes, cpu::kLongRowOfPair)),
         view(as_columns ? cpu::as_columns(p.sizes) : p.sizes),
         x(from_x),
         dout(from_dout),
@@ -430,12 +440,17 @@ struct GradientReader {
     first = channel * pass.sizes.inner;
   }
   void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[2]) {
+    if (!ahead) {
+      cpu::prefetch_tile(dout, view, next);
+      cpu::prefetch_tile(x, view, next);
+    }
     tiles[0] = cpu::load_tile<T>(dout, view, tile, dout_buffer.data);
     tiles[1] = cpu::load_tile<T>(x, view, tile, x_buffer.data);
     if (pass.call.activation != Activation::none)
       with_activation(pass.call.activation, [&](auto activation) { through_activation<activation()>(tile, tiles); });
-    tiles[0].ahead = cpu::fetch_ahead(dout, view, tile, next);
-    tiles[1].ahead = cpu::fetch_ahead(x, view, tile, next);
+    if (!ahead) return;
+    tiles[0].ahead = cpu::find_ahead(dout, view, tile, next);
+    tiles[1].ahead = cpu::find_ahead(x, view, tile, next);
   }
 
  private:
@@ -448,7 +463,7 @@ struct GradientReader {
                                         pass.slope, tile.columns);
     } else {
       const MaskedTable<activation, T> numbers{from(passes, tile.channel - first), pass.slope};
-      cpu::map_tile(view.adjacent(), tile, g_buffer, stride, Ahead{}, numbers, tiles[0], tiles[1]);
+      cpu::map_tile(view, tile, g_buffer, stride, Ahead{}, numbers, tiles[0], tiles[1]);
     }
     tiles[0] = {g_buffer, stride, g_buffer + cpu::kTileElements, {}};
   }
@@ -494,9 +509,18 @@ struct Backward : Pass<S> {
     if (backward.activation != Activation::none && !backward.mask)
       return with_activation(backward.activation, [&](auto activation) { map_masked<activation()>(box, backwards); });
     GradientReader<S> read = reader(this->as_columns(box));
+    S* const dx = backward.dx.template as<S>();
+    const bool asking = backwards && read.ahead;
     Tile<T> tiles[2];
     this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const GradientTable<T> local = locally(this->gradient_table);
+      if constexpr (std::is_same_v<S, T>) {
+        if (!backward.mask && !backward.dresidual && cpu::of_short_rows(view, part)) {
+          if (backward.training)
+            return cpu::map_short_rows(view, part, backwards, asking, dx, local, read.dout, read.x);
+          return cpu::map_short_rows(view, part, backwards, asking, dx, GainTable<T>{local.gain}, read.dout);
+        }
+      }
       cpu::for_each_channel_tile(view, part, backwards, [&](const Region& tile, const Region& next) {
         read(tile, next, tiles);
         if (backward.dresidual)
@@ -506,11 +530,10 @@ struct Backward : Pass<S> {
           });
         const GradientTable<T> numbers = from(local, tile.channel - part.first_channel);
         const GainTable<T> constant{numbers.gain};
-        const Ahead ahead = backwards ? cpu::fetch_ahead(backward.dx.template as<S>(), view, tile, next) : Ahead{};
-        cpu::store_tile<T>(backward.dx.template as<S>(), view, tile, [&](T* to, int64_t stride) {
-          if (backward.training)
-            return cpu::map_tile(view.adjacent(), tile, to, stride, ahead, numbers, tiles[0], tiles[1]);
-          cpu::map_tile(view.adjacent(), tile, to, stride, ahead, constant, tiles[0]);
+        const Ahead ahead = asking ? cpu::find_ahead(dx, view, tile, next) : Ahead{};
+        cpu::store_tile<T>(dx, view, tile, [&](T* to, int64_t stride) {
+          if (backward.training) return cpu::map_tile(view, tile, to, stride, ahead, numbers, tiles[0], tiles[1]);
+          cpu::map_tile(view, tile, to, stride, ahead, constant, tiles[0]);
         });
       });
     });
@@ -519,10 +542,22 @@ struct Backward : Pass<S> {
   template <Activation activation>
   void map_masked(const Box& box, bool backwards) const {
     const S *x = backward.x.template as<const S>(), *dout = backward.dout.template as<const S>();
+    S* const dx = backward.dx.template as<S>();
+    const bool asking = backwards && cpu::ask_ahead(sizes, cpu::kLongRowOfPair);
     TileBuffer<S> x_buffer, dout_buffer;
     this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const PassesTable<T> passes = locally(this->passes);
       const GradientTable<T> local = locally(this->gradient_table);
+      if constexpr (std::is_same_v<S, T>) {
+        if (cpu::of_short_rows(view, part)) {
+          const auto map = [&](const auto& gradients) {
+            using Gradients = std::decay_t<decltype(gradients)>;
+            const MaskedGradientTable<activation, Gradients, T> all{{passes, this->slope}, gradients};
+            cpu::map_short_rows(view, part, backwards, asking, dx, all, dout, x);
+          };
+          return backward.training ? map(local) : map(GainTable<T>{local.gain});
+        }
+      }
       cpu::for_each_channel_tile(view, part, backwards, [&](const Region& tile, const Region& next) {
         cpu::prefetch_tile(dout, view, next);
         cpu::prefetch_tile(x, view, next);
@@ -532,12 +567,12 @@ struct Backward : Pass<S> {
         const MaskedTable<activation, T> masked{from(passes, place), this->slope};
         const GradientTable<T> numbers = from(local, place);
         const GainTable<T> constant{numbers.gain};
-        const Ahead ahead = backwards ? cpu::fetch_ahead(backward.dx.template as<S>(), view, tile, next) : Ahead{};
-        cpu::store_tile<T>(backward.dx.template as<S>(), view, tile, [&](T* to, int64_t stride) {
+        const Ahead ahead = asking ? cpu::find_ahead(dx, view, tile, next) : Ahead{};
+        cpu::store_tile<T>(dx, view, tile, [&](T* to, int64_t stride) {
           const auto map = [&](const auto& gradients) {
             using Gradients = std::decay_t<decltype(gradients)>;
             const MaskedGradientTable<activation, Gradients, T> all{masked, gradients};
-            cpu::map_tile(view.adjacent(), tile, to, stride, ahead, all, douts, xs);
+            cpu::map_tile(view, tile, to, stride, ahead, all, douts, xs);
           };
           backward.training ? map(numbers) : map(constant);
         });

@@ -76,7 +76,7 @@ struct Forward {
       const Tile<T> in = cpu::load_tile<T>(v, sizes, tile, buffer.data);
       const ScaleTable<T> table{numbers.inverse + tile.channel, numbers.g + tile.channel};
       cpu::store_tile<T>(call.out.as<S>(), sizes, tile, [&](T* to, int64_t stride) {
-        cpu::map_tile(sizes.adjacent(), tile, to, stride, cpu::Ahead{}, table, in);
+        cpu::map_tile(sizes, tile, to, stride, cpu::Ahead{}, table, in);
       });
     });
   }
@@ -97,23 +97,29 @@ struct Forward {
 template <class S>
 struct PairReader {
   using T = Compute<S>;
-  const bool columns;
+  const bool columns, ahead;
   const ChannelSizes view;
   const S *dw, *v;
   TileBuffer<S> dw_buffer, v_buffer;
 
   PairReader(const ChannelSizes& sizes, const S* from_dw, const S* from_v)
       : columns(cpu::columns_are_lanes(sizes)),
+        ahead(cpu::ask_ahead(sizes, cpu::kLongRowOfPair)),
         view(columns ? cpu::as_columns(sizes) : sizes),
         dw(from_dw),
         v(from_v) {}
 
   void prepare(int64_t /*channel*/, int64_t /*count*/) {}
   void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[2]) {
+    if (!ahead) {
+      cpu::prefetch_tile(dw, view, next);
+      cpu::prefetch_tile(v, view, next);
+    }
     tiles[0] = cpu::load_tile<T>(dw, view, tile, dw_buffer.data);
     tiles[1] = cpu::load_tile<T>(v, view, tile, v_buffer.data);
-    tiles[0].ahead = cpu::fetch_ahead(dw, view, tile, next);
-    tiles[1].ahead = cpu::fetch_ahead(v, view, tile, next);
+    if (!ahead) return;
+    tiles[0].ahead = cpu::find_ahead(dw, view, tile, next);
+    tiles[1].ahead = cpu::find_ahead(v, view, tile, next);
   }
 };
 
@@ -142,7 +148,7 @@ struct Backward {
       const int64_t at = tile.channel;
       const GradientTable<T> table{numbers.inverse + at, numbers.dg + at, numbers.gain + at};
       cpu::store_tile<T>(call.dv.as<S>(), sizes, tile, [&](T* to, int64_t stride) {
-        cpu::map_tile(sizes.adjacent(), tile, to, stride, cpu::Ahead{}, table, dws, vs);
+        cpu::map_tile(sizes, tile, to, stride, cpu::Ahead{}, table, dws, vs);
       });
     });
   }
