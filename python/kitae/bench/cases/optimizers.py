@@ -103,12 +103,15 @@ def _adam(
     eps: float = ADAM_EPS,
     decoupled: float = 0.0,
     amsgrad: bool = False,
+    eps_hat: bool = False,
 ) -> np.ndarray:
     state["m"] = beta1 * _slot(state, "m", p) + (1 - beta1) * g
     state["v"] = beta2 * _slot(state, "v", p) + (1 - beta2) * g**2
     v = state["v"]
     if amsgrad:
         state["largest"] = v = np.maximum(_slot(state, "largest", p), v)
+    if eps_hat:
+        eps = eps / np.sqrt(1 - beta2**t)
     corrected = np.sqrt(v / (1 - beta2**t)) + eps
     return -lr * decoupled * p - lr * (state["m"] / (1 - beta1**t)) / corrected
 
@@ -291,10 +294,20 @@ OPTIMIZERS = (
         partial(_adadelta, lr=1.0, rho=0.95, eps=1e-6),
     ),
     Optimizer(
+        "adadelta_dezero",
+        lambda p: kitae.AdaDelta(p, 1.0, rho=0.95, eps=1e-6, semantics="dezero"),
+        partial(_adadelta, lr=1.0, rho=0.95, eps=1e-6),
+    ),
+    Optimizer(
         "rmsprop",
         lambda p: kitae.RMSProp(p, LR, rho=RMSPROP_RHO, eps=RMSPROP_EPS, eps_inside=False),
         partial(_rmsprop, lr=LR, rho=RMSPROP_RHO, eps=RMSPROP_EPS),
         states=1,
+    ),
+    Optimizer(
+        "rmsprop_dlfs2",
+        lambda p: kitae.RMSProp(p, LR, rho=RMSPROP_RHO, eps=RMSPROP_EPS, semantics="dlfs2"),
+        partial(_rmsprop, lr=LR, rho=RMSPROP_RHO, eps=RMSPROP_EPS),
     ),
     Optimizer(
         "rmsprop_momentum_eps_inside",
@@ -321,6 +334,15 @@ OPTIMIZERS = (
         parameter_roundings=2,
         slots=("m", "v"),
         states=2,
+    ),
+    *(
+        Optimizer(
+            f"adam_{semantics}",
+            partial(_construct, "Adam", eps=ADAM_EPS, semantics=semantics),
+            partial(_adam, lr=LR, eps_hat=True),
+            slots=("m", "v"),
+        )
+        for semantics in ("dlfs2", "dezero")
     ),
     Optimizer("amsgrad", lambda p: kitae.AMSGrad(p, LR), partial(_adam, lr=LR, amsgrad=True), slots=("m", "v")),
     Optimizer("adamax", lambda p: kitae.AdaMax(p, LR), partial(_adamax, lr=LR), slots=("m",)),

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from kitae.dlfs._names import not_covered
 from kitae.dlfs._updates import Updates, new_state
-from kitae.dlfs.util import clip_grads
+from kitae.dlfs.util import clip
 
 __all__ = [
     "SGD",
@@ -143,7 +143,7 @@ class AdaDelta(_Kernel):
     """``h = rho * h + (1 - rho) * g**2;  d = sqrt((s + eps) / (h + eps)) * g;  s = rho * s + (1 - rho) * d**2;
     w -= d``. State: ``msg`` (h), ``msdx`` (s)."""
 
-    _rule = "adadelta"
+    _rule = "adadelta_of_quotient"
     _state = ("msg", "msdx")
 
     def __init__(self, rho: float = 0.95, eps: float = 1e-6) -> None:
@@ -164,7 +164,7 @@ class Adam(_Kernel):
     ``ms``, ``vs``, ``t``.
     """
 
-    _rule = "adam"
+    _rule = "adam_by_differences"
     _state = ("ms", "vs")
 
     def __init__(self, alpha: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> None:
@@ -190,11 +190,11 @@ class Adam(_Kernel):
 
     def _numbers(self) -> dict[str, float]:
         return {
-            "learning_rate": float(self.alpha),
+            "learning_rate": float(self.lr),
+            "corrected_by_caller": 1.0,
             "beta1": float(self.beta1),
             "beta2": float(self.beta2),
             "eps": float(self.eps),
-            "eps_after_correction": 0.0,
         }
 
 
@@ -210,13 +210,13 @@ class WeightDecay:
 
 
 class ClipGrad:
-    """Hook: ``kitae.dlfs.util.clip_grads`` over all gradients."""
+    """Hook: ``kitae.dlfs.util.clip_grads`` over all gradients, the factor in float64 as DeZero has it."""
 
     def __init__(self, max_norm: float) -> None:
         self.max_norm = max_norm
 
     def __call__(self, params: list[Any]) -> None:
-        clip_grads([param.grad.data for param in params], self.max_norm)
+        clip([param.grad.data for param in params], self.max_norm, float64_rate=True)
 
 
 class FreezeParam:
