@@ -64,7 +64,7 @@ def give_operators(kind: type, host: Any, foreign: Any) -> None:
         methods[f"i{stem}"] = in_place(getattr(operator, f"i{stem}"))
     methods |= {name: binary(getattr(operator, name)) for name in ("lt", "le", "gt", "ge", "eq", "ne", "getitem")}
     methods |= {name: unary(getattr(operator, name)) for name in ("neg", "abs", "invert")}
-    methods |= {function.__name__: unary(function, function) for function in (float, int, bool, len)}
+    methods |= {function.__name__: unary(function, function) for function in (float, int, bool, len, operator.index)}
     for name, method in methods.items():
         if f"__{name}__" not in vars(kind):
             setattr(kind, f"__{name}__", method)

@@ -166,6 +166,8 @@ class ndarray:
 
 
 def _host(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_host, value))
     return value._host if isinstance(value, ndarray) else value
 
 
@@ -178,6 +180,8 @@ def _operand(value: Any) -> Any:
 
 def _result(value: Any) -> Any:
     """Arrays and numbers of NumPy as arrays of the current device."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_result, value))
     return ndarray(value) if isinstance(value, (np.ndarray, np.generic)) else value
 
 
@@ -216,6 +220,24 @@ def _numpys(module: ModuleType) -> Any:
     return find
 
 
+class _Random:
+    """A generator beside NumPy's own: the same numbers from the same seed."""
+
+    RandomState = np.random.RandomState
+
+    def __init__(self) -> None:
+        self._state = np.random.RandomState()
+
+    def get_random_state(self) -> Any:
+        return self._state
+
+    def set_random_state(self, state: Any) -> None:
+        self._state = state
+
+    def __getattr__(self, name: str) -> Any:
+        return _Function(getattr(self._state, name))
+
+
 def _of_other_library(value: Any) -> "ndarray":
     interface = value.__cuda_array_interface__
     keep = type("Keep", (), {"__array_interface__": interface})()
@@ -239,11 +261,7 @@ def _make() -> ModuleType:
     cuda.runtime = ModuleType("cupy.cuda.runtime")  # type: ignore[attr-defined]
     cuda.runtime.pointerGetAttributes = lambda ptr: type("Attributes", (), {"device": 1})()  # type: ignore[attr-defined]
     module.cuda = cuda  # type: ignore[attr-defined]
-    random = module.random = ModuleType("cupy.random")  # type: ignore[attr-defined]
-    random.__getattr__ = _numpys(np.random)  # type: ignore[method-assign]
-    random.get_random_state = lambda: np.random.get_state()  # type: ignore[attr-defined]  # noqa: NPY002
-    random.set_random_state = np.random.set_state  # type: ignore[attr-defined]
-    random.RandomState = lambda seed: np.random.RandomState(seed).get_state()  # type: ignore[attr-defined]
+    module.random = _Random()  # type: ignore[attr-defined]
     module.__getattr__ = _numpys(np)  # type: ignore[method-assign]
     return module
 
