@@ -248,6 +248,9 @@ def _make() -> ModuleType:
     module = ModuleType("cupy")
     cuda = ModuleType("cupy.cuda")
     module.ndarray = ndarray  # type: ignore[attr-defined]
+    module.get_array_module = lambda *arrays: (  # type: ignore[attr-defined]
+        module if any(isinstance(array, ndarray) for array in arrays) else np
+    )
     module.asnumpy = lambda a: a.get()  # type: ignore[attr-defined]
     module.asarray = lambda a, dtype=None: (  # type: ignore[attr-defined]
         _of_other_library(a) if hasattr(a, "__cuda_array_interface__") else ndarray(np.array(_host(a), dtype))

@@ -1,7 +1,8 @@
 """kitae.dlfs on CuPy arrays at kitae._cuda's boundary: kernels that run on the host, and an imitation of CuPy. Every
 layer, optimizer and script has to give what it gives for NumPy's arrays."""
 
-import copy
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -242,6 +243,62 @@ def test_clip_grads(cuda: ModuleType, kind: str) -> None:
     with np.errstate(invalid="ignore"):  # of the imitation
         util.clip_grads(infinite, 0.5)
     np.testing.assert_equal(here(infinite), [np.array([np.nan], kind), np.zeros(2, kind)])
+
+
+@pytest.fixture
+def dezero_with_cupy(cuda: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """DeZero, imported where there is CuPy, with kitae in it; published before NumPy 1.24."""
+    books = ("dezero", "kitae.dlfs.dezero")
+    loaded = {name: module for name, module in sys.modules.items() if name.startswith(books)}
+    for name in loaded:
+        del sys.modules[name]
+    monkeypatch.setattr(np, "int", int, raising=False)
+    kitae.dlfs.install()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import dezero as installed
+    yield installed
+    kitae.dlfs.uninstall()
+    for name in [name for name in sys.modules if name.startswith(books)]:
+        del sys.modules[name]
+    sys.modules.update(loaded)
+
+
+@pytest.mark.requires_dezero
+def test_dezeros_to_gpu(cuda: ModuleType, dezero_with_cupy: ModuleType) -> None:
+    """A network of book 3, moved as its scripts move it: batch norm, dropout, hooks and Adam."""
+    import dezero.functions as F
+    import dezero.layers as L
+
+    x, t = numbers(20, 6), np.arange(20) % 3
+    outcomes = []
+    for on_gpu in (False, True):
+        np.random.seed(3)  # noqa: NPY002  DeZero's first weights are NumPy's on the host
+        network = dezero_with_cupy.Model()
+        network.l1, network.norm, network.l2 = L.Linear(8, in_size=6), L.BatchNorm(), L.Linear(3, in_size=8)
+        rule = dezero_with_cupy.optimizers.Adam().setup(network)
+        rule.add_hook(dezero_with_cupy.optimizers.ClipGrad(1e6))
+        rule.add_hook(dezero_with_cupy.optimizers.WeightDecay(0.01))
+        seed()
+        given = x, t
+        if on_gpu:
+            network.to_gpu()
+            given = there(x), there(t)
+        losses, launched = [], cuda.launch_count()
+        for _ in range(5):
+            h = F.dropout(F.relu(network.norm(network.l1(given[0]))), 0.3)
+            loss = F.softmax_cross_entropy(network.l2(h), given[1])
+            network.cleargrads()
+            loss.backward()
+            rule.update()
+            losses.append(float(loss.data))
+        outcomes.append([losses, [p.data for p in network.params()]])
+    assert type(rule).__mro__[1] is kitae.dlfs.dezero.optimizers.Adam
+    assert losses[-1] != losses[0]
+    assert cuda.launch_count() >= launched + 5 * 4  # batch norm and its gradient, the norm, the update
+    np.testing.assert_allclose(outcomes[1][0], outcomes[0][0], rtol=1e-6)
+    for mine, wanted in zip(here(outcomes[1][1]), outcomes[0][1], strict=True):
+        np.testing.assert_allclose(mine, wanted, rtol=1e-5, atol=1e-7)
 
 
 def test_devices_do_not_mix(cuda: ModuleType) -> None:
