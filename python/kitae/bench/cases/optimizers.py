@@ -91,6 +91,16 @@ def _rmsprop(
     return -lr * state["velocity"]
 
 
+def _average(old: np.ndarray, new: np.ndarray, keep: float) -> np.ndarray:
+    return keep * old + (1 - keep) * new
+
+
+def _by_differences(old: np.ndarray, new: np.ndarray, keep: float) -> np.ndarray:
+    """The same, but an infinite average becomes NaN with the next value."""
+    with np.errstate(invalid="ignore"):
+        return old + (1 - keep) * (new - old)
+
+
 def _adam(
     p: np.ndarray,
     g: np.ndarray,
@@ -103,14 +113,15 @@ def _adam(
     eps: float = ADAM_EPS,
     decoupled: float = 0.0,
     amsgrad: bool = False,
-    eps_hat: bool = False,
+    book: bool = False,
 ) -> np.ndarray:
-    state["m"] = beta1 * _slot(state, "m", p) + (1 - beta1) * g
-    state["v"] = beta2 * _slot(state, "v", p) + (1 - beta2) * g**2
+    average = _by_differences if book else _average
+    state["m"] = average(_slot(state, "m", p), g, beta1)
+    state["v"] = average(_slot(state, "v", p), g**2, beta2)
     v = state["v"]
     if amsgrad:
         state["largest"] = v = np.maximum(_slot(state, "largest", p), v)
-    if eps_hat:
+    if book:
         eps = eps / np.sqrt(1 - beta2**t)
     corrected = np.sqrt(v / (1 - beta2**t)) + eps
     return -lr * decoupled * p - lr * (state["m"] / (1 - beta1**t)) / corrected
@@ -339,7 +350,7 @@ OPTIMIZERS = (
         Optimizer(
             f"adam_{semantics}",
             partial(_construct, "Adam", eps=ADAM_EPS, semantics=semantics),
-            partial(_adam, lr=LR, eps_hat=True),
+            partial(_adam, lr=LR, book=True),
             slots=("m", "v"),
         )
         for semantics in ("dlfs2", "dezero")
