@@ -1,4 +1,4 @@
-"""Scripts of the books "Deep Learning from Scratch", unmodified, before and after kitae.dlfs: the table of docs/dlfs.ja.md.
+"""Scripts of the books "Deep Learning from Scratch", unmodified, before and after: the table of docs/dlfs.ja.md.
 
 python benchmarks/books.py BOOK1 BOOK2 BOOK3          (folders of the books' repositories; - leaves one out)
 python benchmarks/books.py BOOK1 - - --filter ch07 --rounds 1
@@ -9,6 +9,7 @@ another, smaller set gives another table. Matplotlib is needed, and what the scr
 """
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -38,7 +39,7 @@ SCRIPTS = (
     (3, "steps/step51.py", 20),
 )
 COMPARED = 100  # losses, and sums of parameters
-ONE_THREAD = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "KITAE_NUM_THREADS")}
+ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "KITAE_NUM_THREADS"), "1")
 
 
 class Watch:
@@ -68,10 +69,10 @@ class Watch:
         return watched
 
     def loss(self, forward):
-        def watched(layer, *given):
-            value = forward(layer, *given)
+        def watched(*given):
+            value = forward(*given)
             if len(self.losses) < COMPARED:
-                self.losses.append(float(value))
+                self.losses.append(float(value if isinstance(value, (float, np.generic)) else value.data))
             return value
 
         return watched
@@ -94,6 +95,9 @@ def run_once(script, updates, result, installed):
         if not isinstance(rule, type) or "update" not in vars(rule):
             continue
         rule.update = watch.optimizer(rule.update, of_target if book3 else of_call)
+    for name in ("softmax_cross_entropy", "mean_squared_error") if book3 else ():
+        functions = import_module("dezero.functions")
+        setattr(functions, name, watch.loss(getattr(functions, name)))
     for name in () if book3 else ("common.layers", "common.time_layers"):
         try:
             layers = import_module(name)
@@ -109,10 +113,8 @@ def run_once(script, updates, result, installed):
     main.__file__ = script
     sys.modules["__main__"] = main
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115  until the process ends
-    try:
+    with contextlib.suppress(SystemExit):
         exec(compile(Path(script).read_text(encoding="utf-8"), script, "exec"), vars(main))
-    except SystemExit:
-        pass
     seconds = time.process_time() - watch.start
     np.savez(result, seconds=seconds, losses=watch.losses, sums=watch.sums, done=watch.done)
 

@@ -15,7 +15,7 @@ import kitae.dlfs
 import simulated
 from dlfs_books import BOOKS, book, run_script
 from imitation_cupy import CUPY, ndarray
-from kitae.dlfs import _install, _masks, layers, optimizer, time_layers, util
+from kitae.dlfs import _install, layers, optimizer, time_layers, util
 from kitae.dlfs.dezero import optimizers as dezero
 
 
@@ -139,7 +139,7 @@ def test_steps_of_book_2(cuda: ModuleType, name: str) -> None:
     outcomes = []
     for move in (lambda value: value, there):
         layer = getattr(time_layers, name)(*move([numbers(5, gates * 3), numbers(3, gates * 3), numbers(gates * 3)]))
-        before = move([numbers(4, 3 + place) [:, :3] for place in range(states)])
+        before = move([numbers(4, 3 + place)[:, :3] for place in range(states)])
         outcomes.append([layer.forward(move(numbers(4, 5)), *before), layer.backward(*before), layer.grads])
     np.testing.assert_equal(here(outcomes[1]), outcomes[0])
 
@@ -199,7 +199,9 @@ def test_optimizers(cuda: ModuleType, name: str, as_dict: bool, kind: str) -> No
         for lr in (rule.lr, 0.1, 0.1):
             rule.lr = lr
             rule.update(params, grads)
-        assert all(after is before for after, before in zip(params.values() if as_dict else params, arrays, strict=True))
+        assert all(
+            after is before for after, before in zip(params.values() if as_dict else params, arrays, strict=True)
+        )
         states = [getattr(rule, state) for state in ("v", "h", "m") if hasattr(rule, state)]
         outcomes.append([params, *states])
     np.testing.assert_equal(here(outcomes[1]), outcomes[0])
@@ -342,6 +344,6 @@ def test_generators_are_left_as_they_were(cuda: ModuleType) -> None:
         expected = CUPY.random.rand(4).get()
         CUPY.random.seed(3)
         kitae.dlfs.install()
-        import common.time_layers  # noqa: F401
+        import common.time_layers
 
         np.testing.assert_array_equal(CUPY.random.rand(4).get(), expected)

@@ -114,6 +114,25 @@ def test_optimizers_have_dezeros_bits(name, kind, rng) -> None:
     np.testing.assert_allclose(of_preset, expected, rtol=0 if kind == "f" else 1e-12, atol=0 if kind == "f" else 1e-15)
 
 
+@pytest.mark.parametrize("name", ["SGD", "MomentumSGD", "AdaGrad", "AdaDelta", "Adam"])
+def test_float64_gradients_of_float32_parameters(name, rng) -> None:
+    """As DeZero's losses make them of integer labels: not rounded before the update. A second parameter has float32."""
+    made = parameters(rng, (40, 30), (7,))
+    for p in made:
+        p.data = p.data.astype("f")
+    grads = [
+        [rng.normal(size=p.data.shape).astype(kind) for p, kind in zip(made, "df", strict=True)] for _ in range(20)
+    ]
+    expected = [in_turn(name, p.data.copy(), [g[i] for g in grads]) for i, p in enumerate(made)]
+    optimizer = getattr(optimizers, name)().setup(SimpleNamespace(params=lambda: made))
+    for step in grads:
+        for p, grad in zip(made, step, strict=True):
+            p.grad.data = grad
+        optimizer.update()
+    for p, wanted in zip(made, expected, strict=True):
+        np.testing.assert_array_equal(p.data, wanted)
+
+
 @pytest.mark.parametrize("kind", ["f", "d"])
 def test_clip_grad_has_dezeros_bits(kind, rng) -> None:
     """Sums in the dtype of the gradients, root and quotient in float64."""

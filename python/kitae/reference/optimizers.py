@@ -151,8 +151,8 @@ def _adam_by_differences(float64_step: bool) -> Callable[..., np.ndarray]:
         slots[1] = slots[1] + kind(1.0 - n["beta2"]) * (g * g - slots[1])
         step_kind = np.float64 if float64_step else kind
         step_size = step_kind(n["learning_rate"] * root / divisor)
-        m, denominator = slots[0].astype(step_kind), (np.sqrt(slots[1]) + eps).astype(step_kind)
-        return (w.astype(step_kind) - step_size * m / denominator).astype(kind)
+        quotient = step_size * slots[0].astype(step_kind) / (np.sqrt(slots[1]) + eps).astype(step_kind)
+        return np.asarray(w.astype(step_kind) - quotient, kind)
 
     return update
 

@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
+
 from kitae.dlfs._names import not_covered
 from kitae.dlfs._updates import Updates, new_state
 from kitae.dlfs.util import clip
@@ -63,6 +65,10 @@ class _Kernel(Optimizer):
     def _numbers(self) -> dict[str, float]:
         raise NotImplementedError
 
+    def _in_turn(self, w: Any, g: Any, *states: Any) -> None:
+        """The rule in NumPy, in DeZero's order, for the one mixture of dtypes that the kernels don't take."""
+        raise NotImplementedError
+
     def _count(self) -> int | None:
         return None
 
@@ -75,6 +81,9 @@ class _Kernel(Optimizer):
             for state in states:
                 if id(param) not in state:
                     state[id(param)] = new_state(param.data)
+        for param in filter(_needs_float64, params):
+            self._in_turn(param.data, param.grad.data, *(state[id(param)] for state in states))
+        params = [param for param in params if not _needs_float64(param)]
         if self._updates is None:
             self._updates = Updates(self._rule)
         self._updates.step(
@@ -94,6 +103,13 @@ class _Kernel(Optimizer):
         return {name: value for name, value in vars(self).items() if name != "_updates"}
 
 
+def _needs_float64(param: Any) -> bool:
+    """A float32 parameter whose gradient labels or inputs have made float64: NumPy computes with the gradient as it
+    is, and rounds what it stores."""
+    w, g = param.data, param.grad.data
+    return type(w) is type(g) is np.ndarray and w.dtype == np.float32 and g.dtype == np.float64 and w.shape == g.shape
+
+
 class SGD(_Kernel):
     """``w -= lr * g``."""
 
@@ -105,6 +121,9 @@ class SGD(_Kernel):
 
     def _numbers(self) -> dict[str, float]:
         return {"gradient_gain": -float(self.lr)}
+
+    def _in_turn(self, w: Any, g: Any, *states: Any) -> None:
+        w -= self.lr * g
 
 
 class MomentumSGD(_Kernel):
@@ -122,6 +141,12 @@ class MomentumSGD(_Kernel):
     def _numbers(self) -> dict[str, float]:
         return {"velocity_keep": float(self.momentum), "velocity_gain": -float(self.lr), "parameter_gain": 1.0}
 
+    def _in_turn(self, w: Any, g: Any, *states: Any) -> None:
+        (v,) = states
+        v *= self.momentum
+        v -= self.lr * g
+        w += v
+
 
 class AdaGrad(_Kernel):
     """``h += g**2;  w -= lr * g / (sqrt(h) + eps)``. State: ``hs``."""
@@ -137,6 +162,11 @@ class AdaGrad(_Kernel):
 
     def _numbers(self) -> dict[str, float]:
         return {"learning_rate": float(self.lr), "eps_inside": 0.0, "eps_outside": float(self.eps)}
+
+    def _in_turn(self, w: Any, g: Any, *states: Any) -> None:
+        (h,) = states
+        h += g * g
+        w -= self.lr * g / (np.sqrt(h) + self.eps)
 
 
 class AdaDelta(_Kernel):
@@ -155,6 +185,15 @@ class AdaDelta(_Kernel):
 
     def _numbers(self) -> dict[str, float]:
         return {"learning_rate": 1.0, "rho": float(self.rho), "eps_inside": float(self.eps), "eps_outside": 0.0}
+
+    def _in_turn(self, w: Any, g: Any, *states: Any) -> None:
+        h, s = states
+        h *= self.rho
+        h += (1 - self.rho) * g * g
+        d = np.sqrt((s + self.eps) / (h + self.eps)) * g
+        s *= self.rho
+        s += (1 - self.rho) * d * d
+        w -= d
 
 
 class Adam(_Kernel):
@@ -196,6 +235,12 @@ class Adam(_Kernel):
             "beta2": float(self.beta2),
             "eps": float(self.eps),
         }
+
+    def _in_turn(self, w: Any, g: Any, *states: Any) -> None:
+        m, v = states
+        m += (1 - self.beta1) * (g - m)
+        v += (1 - self.beta2) * (g * g - v)
+        w -= self.lr * m / (np.sqrt(v) + self.eps)
 
 
 class WeightDecay:
