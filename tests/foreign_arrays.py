@@ -35,48 +35,39 @@ class ForeignArray:
     def __setitem__(self, key: Any, value: Any) -> None:
         self.host[_host(key)] = _host(value)
 
-    def __float__(self) -> float:
-        return float(self.host)
 
-    def __int__(self) -> int:
-        return int(self.host)
+def give_operators(kind: type, host: Any, foreign: Any) -> None:
+    """Python's operators for a kind of array, but for those it has: ``host`` finds the NumPy array (or number) in an
+    operand, ``foreign`` wraps results."""
 
-    def __bool__(self) -> bool:
-        return bool(self.host)
+    def binary(function: Any) -> Any:
+        return lambda self, other: foreign(function(host(self), host(other)))
 
-    def __len__(self) -> int:
-        return len(self.host)
+    def reflected(function: Any) -> Any:
+        return lambda self, other: foreign(function(host(other), host(self)))
 
+    def in_place(function: Any) -> Any:
+        def apply(self: Any, other: Any) -> Any:
+            function(host(self), host(other))
+            return self
 
-def _unary(function: Any) -> Any:
-    return lambda self: _foreign(function(self.host))
+        return apply
 
+    def unary(function: Any, wrap: Any = foreign) -> Any:
+        return lambda self: wrap(function(host(self)))
 
-def _binary(function: Any) -> Any:
-    return lambda self, other: _foreign(function(self.host, _host(other)))
-
-
-def _reflected(function: Any) -> Any:
-    return lambda self, other: _foreign(function(_host(other), self.host))
-
-
-def _in_place(function: Any) -> Any:
-    def apply(self: ForeignArray, other: Any) -> ForeignArray:
-        self.host = function(self.host, _host(other))
-        return self
-
-    return apply
-
-
-for _name in ("add", "sub", "mul", "truediv", "matmul", "pow", "and_", "or_", "mod", "floordiv"):
-    _stem = _name.strip("_")
-    setattr(ForeignArray, f"__{_stem}__", _binary(getattr(operator, _name)))
-    setattr(ForeignArray, f"__r{_stem}__", _reflected(getattr(operator, _name)))
-    setattr(ForeignArray, f"__i{_stem}__", _in_place(getattr(operator, f"i{_stem}")))
-for _name in ("lt", "le", "gt", "ge", "eq", "ne", "getitem"):
-    setattr(ForeignArray, f"__{_name}__", _binary(getattr(operator, _name)))
-for _name in ("neg", "abs", "invert"):
-    setattr(ForeignArray, f"__{_name}__", _unary(getattr(operator, _name)))
+    methods = {}
+    for name in ("add", "sub", "mul", "truediv", "matmul", "pow", "and_", "or_", "mod", "floordiv"):
+        stem = name.strip("_")
+        methods[stem] = binary(getattr(operator, name))
+        methods[f"r{stem}"] = reflected(getattr(operator, name))
+        methods[f"i{stem}"] = in_place(getattr(operator, f"i{stem}"))
+    methods |= {name: binary(getattr(operator, name)) for name in ("lt", "le", "gt", "ge", "eq", "ne", "getitem")}
+    methods |= {name: unary(getattr(operator, name)) for name in ("neg", "abs", "invert")}
+    methods |= {function.__name__: unary(function, function) for function in (float, int, bool, len, operator.index)}
+    for name, method in methods.items():
+        if f"__{name}__" not in vars(kind):
+            setattr(kind, f"__{name}__", method)
 
 
 def _foreign(value: Any) -> Any:
@@ -102,6 +93,9 @@ def _wrapped(function: Any) -> Any:
         return keywords["out"] if keywords.get("out") is not None else _foreign(results)
 
     return call
+
+
+give_operators(ForeignArray, _host, _foreign)
 
 
 class _Module(ModuleType):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import kitae
+from foreign_arrays import give_operators
 from kitae import _dispatch
 
 
@@ -94,7 +95,22 @@ class ndarray:
     def __array__(self, *_args: Any, **_keywords: Any) -> np.ndarray:
         raise TypeError("implicit conversion to a NumPy array")
 
-    __array_ufunc__ = None
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **keywords: Any) -> Any:
+        """As CuPy: its own function of the name, which takes no NumPy arrays."""
+        assert method == "__call__"
+        return getattr(CUPY, ufunc.__name__)(*inputs, **keywords, **({} if out is None else {"out": out[0]}))
+
+    def __array_function__(self, function: Any, types: Any, inputs: Any, keywords: Any) -> Any:
+        if any(kind is not ndarray for kind in types):
+            return NotImplemented
+        return getattr(CUPY, function.__name__)(*inputs, **keywords)
+
+    def __getattr__(self, name: str) -> Any:
+        """NumPy's methods."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Function(getattr(self._host, name))
+
     shape = property(lambda self: self._host.shape)
     strides = property(lambda self: self._host.strides)
     dtype = property(lambda self: self._host.dtype)
@@ -130,8 +146,8 @@ class ndarray:
     def reshape(self, *shape: Any) -> "ndarray":
         return self._wrap(self._host.reshape(*shape))
 
-    def astype(self, dtype: Any) -> "ndarray":
-        return self._wrap(self._host.astype(dtype))
+    def astype(self, dtype: Any, copy: bool = True) -> "ndarray":
+        return self._wrap(self._host.astype(dtype, copy=copy))
 
     def copy(self, order: Any = "C") -> "ndarray":
         return self._wrap(self._host.copy(order))
@@ -150,7 +166,76 @@ class ndarray:
 
 
 def _host(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_host, value))
     return value._host if isinstance(value, ndarray) else value
+
+
+def _operand(value: Any) -> Any:
+    """What CuPy's functions compute with: its arrays, numbers, sequences of them, but no NumPy arrays."""
+    if isinstance(value, np.ndarray):
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+    return type(value)(map(_operand, value)) if isinstance(value, (list, tuple)) else _host(value)
+
+
+def _result(value: Any) -> Any:
+    """Arrays and numbers of NumPy as arrays of the current device."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_result, value))
+    return ndarray(value) if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+class _Function:
+    """A function of NumPy under CuPy's name, with its attributes (``add.at``)."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        values = {name: _operand(value) for name, value in keywords.items()}
+        result = self._function(*map(_operand, arguments), **values)
+        out = keywords.get("out")
+        return _result(result) if out is None else out
+
+    def __getattr__(self, name: str) -> Any:
+        return _Function(getattr(self._function, name))
+
+
+give_operators(ndarray, _operand, _result)
+
+
+def _numpys(module: ModuleType) -> Any:
+    """What a module of CuPy has that is written down nowhere here: NumPy's, by its name there."""
+
+    def find(name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        found = getattr(module, name)
+        if isinstance(found, ModuleType):
+            part = ModuleType(f"cupy.{name}")
+            part.__getattr__ = _numpys(found)  # type: ignore[method-assign]
+            return part
+        return _Function(found) if callable(found) and not isinstance(found, type) else found
+
+    return find
+
+
+class _Random:
+    """A generator beside NumPy's own: the same numbers from the same seed."""
+
+    RandomState = np.random.RandomState
+
+    def __init__(self) -> None:
+        self._state = np.random.RandomState()
+
+    def get_random_state(self) -> Any:
+        return self._state
+
+    def set_random_state(self, state: Any) -> None:
+        self._state = state
+
+    def __getattr__(self, name: str) -> Any:
+        return _Function(getattr(self._state, name))
 
 
 def _of_other_library(value: Any) -> "ndarray":
@@ -163,24 +248,13 @@ def _make() -> ModuleType:
     module = ModuleType("cupy")
     cuda = ModuleType("cupy.cuda")
     module.ndarray = ndarray  # type: ignore[attr-defined]
-    module.empty = lambda shape, dtype: ndarray(np.empty(shape, dtype))  # type: ignore[attr-defined]
-    module.empty_like = lambda a, shape=None: ndarray(np.empty_like(a._host, subok=False, shape=shape))  # type: ignore[attr-defined]
+    module.get_array_module = lambda *arrays: (  # type: ignore[attr-defined]
+        module if any(isinstance(array, ndarray) for array in arrays) else np
+    )
     module.asnumpy = lambda a: a.get()  # type: ignore[attr-defined]
-    module.asarray = lambda a: (  # type: ignore[attr-defined]
-        _of_other_library(a) if hasattr(a, "__cuda_array_interface__") else ndarray(np.array(_host(a)))
+    module.asarray = lambda a, dtype=None: (  # type: ignore[attr-defined]
+        _of_other_library(a) if hasattr(a, "__cuda_array_interface__") else ndarray(np.array(_host(a), dtype))
     )
-    module.unpackbits = lambda a, bitorder: ndarray(  # type: ignore[attr-defined]
-        np.unpackbits(a._host, bitorder=bitorder)
-    )
-    module.isfinite = lambda a: ndarray(np.isfinite(a._host))  # type: ignore[attr-defined]
-    module.full = lambda shape, value, dtype: ndarray(np.full(shape, value, dtype))  # type: ignore[attr-defined]
-    module.copyto = lambda to, source: np.copyto(to._host, source._host)  # type: ignore[attr-defined]
-
-    def multiply(a: Any, b: Any, out: ndarray, dtype: Any = None) -> ndarray:
-        np.multiply(_host(a), _host(b), out=out._host, dtype=dtype)
-        return out
-
-    module.multiply = multiply  # type: ignore[attr-defined]
     module.from_dlpack = lambda a: ndarray(a.host, a.__dlpack_device__()[1])  # type: ignore[attr-defined]
     cuda.Device = Device  # type: ignore[attr-defined]
     cuda.get_current_stream = lambda device: Stream(Stream.current.get(device, 0))  # type: ignore[attr-defined]
@@ -190,6 +264,8 @@ def _make() -> ModuleType:
     cuda.runtime = ModuleType("cupy.cuda.runtime")  # type: ignore[attr-defined]
     cuda.runtime.pointerGetAttributes = lambda ptr: type("Attributes", (), {"device": 1})()  # type: ignore[attr-defined]
     module.cuda = cuda  # type: ignore[attr-defined]
+    module.random = _Random()  # type: ignore[attr-defined]
+    module.__getattr__ = _numpys(np)  # type: ignore[method-assign]
     return module
 
 

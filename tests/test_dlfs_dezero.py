@@ -1,11 +1,13 @@
 """kitae.dlfs.dezero: optimizers against formulas in NumPy; functions and layers against DeZero itself (PyPI)."""
 
+import math
 import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import kitae
 import kitae.dlfs
 from kitae.dlfs.dezero import optimizers
 
@@ -62,6 +64,91 @@ def test_optimizers(name, rng) -> None:
         assert p.data is array
         np.testing.assert_allclose(array, wanted, rtol=1e-11, atol=1e-13)
     np.testing.assert_array_equal(frozen.data, 1)
+
+
+def in_turn(name, w, gs):
+    """The rule as DeZero computes it, operation by operation, in the dtype of w."""
+    a, b = np.zeros_like(w), np.zeros_like(w)
+    for t, g in enumerate(gs, 1):
+        if name == "SGD":
+            w -= 0.01 * g
+        elif name == "MomentumSGD":
+            a *= 0.9
+            a -= 0.01 * g
+            w += a
+        elif name == "AdaGrad":
+            a += g * g
+            w -= 0.001 * g / (np.sqrt(a) + 1e-8)
+        elif name == "AdaDelta":
+            a *= 0.95
+            a += (1 - 0.95) * g * g
+            d = np.sqrt((b + 1e-6) / (a + 1e-6)) * g
+            b *= 0.95
+            b += (1 - 0.95) * d * d
+            w -= d
+        else:
+            a += (1 - 0.9) * (g - a)
+            b += (1 - 0.999) * (g * g - b)
+            rate = 0.001 * math.sqrt(1 - math.pow(0.999, t)) / (1 - math.pow(0.9, t))
+            w -= rate * a / (np.sqrt(b) + 1e-8)
+    return w
+
+
+@pytest.mark.parametrize("kind", ["f", "d"])
+@pytest.mark.parametrize("name", ["SGD", "MomentumSGD", "AdaGrad", "AdaDelta", "Adam"])
+def test_optimizers_have_dezeros_bits(name, kind, rng) -> None:
+    (parameter,) = parameters(rng, (40, 30))
+    parameter.data = parameter.data.astype(kind)
+    grads = [(rng.normal(size=(40, 30)) * 10.0 ** rng.integers(-6, 2, (40, 30))).astype(kind) for _ in range(50)]
+    expected = in_turn(name, parameter.data.copy(), grads)
+    preset = {"MomentumSGD": kitae.Momentum}.get(name) or getattr(kitae, name)
+    of_preset = parameter.data.copy()
+    optimizer = getattr(optimizers, name)().setup(SimpleNamespace(params=lambda: [parameter]))
+    ours = preset([of_preset], semantics="dezero")
+    for grad in grads:
+        parameter.grad.data = grad
+        optimizer.update()
+        ours.step([grad])
+    np.testing.assert_array_equal(parameter.data, expected)
+    # The preset's own bias correction is more exact: in float32 it rounds to the same, but for one rate in millions.
+    np.testing.assert_allclose(of_preset, expected, rtol=0 if kind == "f" else 1e-12, atol=0 if kind == "f" else 1e-15)
+
+
+@pytest.mark.parametrize("name", ["SGD", "MomentumSGD", "AdaGrad", "AdaDelta", "Adam"])
+def test_float64_gradients_of_float32_parameters(name, rng) -> None:
+    """As DeZero's losses make them of integer labels: not rounded before the update. A second parameter has float32."""
+    made = parameters(rng, (40, 30), (7,))
+    for p in made:
+        p.data = p.data.astype("f")
+    grads = [
+        [rng.normal(size=p.data.shape).astype(kind) for p, kind in zip(made, "df", strict=True)] for _ in range(20)
+    ]
+    expected = [in_turn(name, p.data.copy(), [g[i] for g in grads]) for i, p in enumerate(made)]
+    optimizer = getattr(optimizers, name)().setup(SimpleNamespace(params=lambda: made))
+    for step in grads:
+        for p, grad in zip(made, step, strict=True):
+            p.grad.data = grad
+        optimizer.update()
+    for p, wanted in zip(made, expected, strict=True):
+        np.testing.assert_array_equal(p.data, wanted)
+
+
+@pytest.mark.parametrize("kind", ["f", "d"])
+def test_clip_grad_has_dezeros_bits(kind, rng) -> None:
+    """Sums in the dtype of the gradients, root and quotient in float64."""
+    for max_norm in (0.1, 3, 1e9):
+        made = parameters(rng, (300, 41), (7,))
+        for p in made:
+            p.grad.data = p.grad.data.astype(kind)
+        expected = [p.grad.data.copy() for p in made]
+        norm = math.sqrt(float(sum((g**2).sum() for g in expected)))
+        rate = max_norm / (norm + 1e-6)
+        optimizers.ClipGrad(max_norm)(made)
+        for p, g in zip(made, expected, strict=True):
+            if rate < 1:
+                g *= rate
+            # float64 sums are kitae's, in another order
+            np.testing.assert_allclose(p.grad.data, g, rtol=0 if kind == "f" else 1e-14)
 
 
 def test_hooks_by_hand() -> None:

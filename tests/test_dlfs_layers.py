@@ -217,6 +217,27 @@ def test_clip_grads_by_hand() -> None:
         util.clip_grads([np.ones(2)], -1.0)
 
 
+@pytest.mark.parametrize("max_norm", [0.1, 5, 1e9, np.float64(0.1)])
+def test_clip_grads_of_float32_has_the_books_bits(max_norm) -> None:
+    """C and Fortran order, rows with gaps, an array listed twice, none and no dimensions."""
+    outcomes = []
+    for clip_grads in (module("two", "common.util").clip_grads, util.clip_grads):
+        rng = np.random.default_rng(3)
+        big, gaps = (rng.normal(size=(300, 401)).astype("f") for _ in range(2))
+        twice = rng.normal(size=5).astype("f")
+        grads = [big, gaps[:, ::2], np.asfortranarray(gaps[:7, 1::2]), twice, twice, np.float32([]), np.array(0.5, "f")]
+        clip_grads(grads, max_norm)
+        outcomes.append([*grads, gaps])
+    np.testing.assert_equal(outcomes[1], outcomes[0])
+
+
+def test_clip_grads_where_float32_overflows() -> None:
+    """The book's norm is infinite there and its gradients become 0; by hand: 3, 4 of 1e30 each to 0.6 and 0.8."""
+    grads = [np.float32([3e30]), np.float32([4e30])]
+    util.clip_grads(grads, 1.0)
+    np.testing.assert_allclose(np.concatenate(grads), [0.6, 0.8], rtol=2e-7)
+
+
 def test_embedding_adds_in_order(rng) -> None:
     W = rng.normal(size=(6, 3)).astype("f")
     idx, dout = rng.integers(0, 6, 50), rng.normal(size=(50, 3)).astype("f")

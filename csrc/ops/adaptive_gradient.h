@@ -5,6 +5,9 @@
 //   with a velocity                          u = velocity_keep u + velocity_gain g / R,  w += parameter_gain u
 //   AdaDelta (Zeiler 2012)                   h = rho h + (1 - rho) g^2,     d = g sqrt(s + eps) / sqrt(h + eps),
 //                                            w -= lr d,                     s = rho s + (1 - rho) d^2
+// As "Deep Learning from Scratch" 1 to 3 write two of them, the same on paper with other roundings:
+//   RMSProp, scaled first                    h = rho h + ((1 - rho) g) g
+//   AdaDelta of a quotient                   d = sqrt((s + eps) / (h + eps)) g, squares scaled first
 // with R(h) = sqrt(h + eps_inside) + eps_outside: systems put eps in one of the two places.
 // Traffic in float32: 20 bytes an element, 8 more for each slot beyond the first.
 #pragma once
@@ -77,6 +80,22 @@ struct AdaDelta {
   }
 };
 
+struct AdaDeltaOfQuotient {
+  static constexpr int kSlots = 2;
+  using Hyperparameters = AdaptiveHyperparameters;
+  template <class T>
+  using Scalars = AdaptiveScalars<T>;
+
+  template <class T>
+  static KITAE_HD void update(const Scalars<T>& s, T& weight, T g, T (&slots)[kSlots]) {
+    const T squares = s.rho * slots[0] + s.gain * g * g;
+    const T delta = square_root((slots[1] + s.eps_inside) / (squares + s.eps_inside)) * g;
+    weight -= s.learning_rate * delta;
+    slots[0] = squares;
+    slots[1] = s.rho * slots[1] + s.gain * delta * delta;
+  }
+};
+
 template <bool centered, bool with_velocity>
 struct RMSPropRule {
   static constexpr int kSlots = 1 + (centered ? 1 : 0) + (with_velocity ? 1 : 0);
@@ -102,6 +121,20 @@ struct RMSPropRule {
     } else {
       weight -= s.learning_rate * g / s.root(variance);
     }
+  }
+};
+
+struct RMSPropScaledFirst {
+  static constexpr int kSlots = 1;
+  using Hyperparameters = AdaptiveHyperparameters;
+  template <class T>
+  using Scalars = AdaptiveScalars<T>;
+
+  template <class T>
+  static KITAE_HD void update(const Scalars<T>& s, T& weight, T g, T (&slots)[kSlots]) {
+    const T squares = s.rho * slots[0] + s.gain * g * g;
+    weight -= s.learning_rate * g / s.root(squares);
+    slots[0] = squares;
   }
 };
 

@@ -785,7 +785,7 @@ class AdaDelta(Optimizer):
         super().__init__(params, values, _common(l1, max_norm, nonfinite, master, no_decay), semantics)
 
     def _rule(self) -> str:
-        return "adadelta"
+        return "adadelta_of_quotient" if self._values.get("order") == "book" else "adadelta"
 
     def _rule_numbers(self, group: Mapping[str, float]) -> Numbers:
         return {"learning_rate": group["lr"], "rho": group["rho"], "eps_inside": group["eps"]}
@@ -838,7 +838,8 @@ class RMSProp(Optimizer):
         self._with_velocity = self._number("momentum", self._values["momentum"]) > 0
 
     def _rule(self) -> str:
-        return "rmsprop" + "_centered" * self._values["centered"] + "_velocity" * self._with_velocity
+        variants = "_centered" * self._values["centered"] + "_velocity" * self._with_velocity
+        return "rmsprop" + (variants or "_scaled_first" * (self._values.get("order") == "book"))
 
     def _slots(self) -> tuple[str, ...]:
         return ("squares",) + ("average",) * self._values["centered"] + ("velocity",) * self._with_velocity
@@ -895,7 +896,9 @@ class Adam(Optimizer):
         super().__init__(params, values, _common(l1, max_norm, nonfinite, master, no_decay), semantics)
 
     def _rule(self) -> str:
-        return "adam"
+        if self._values.get("moments") != "differences":
+            return "adam"
+        return "adam_by_differences" + "_float64_step" * self._values.get("float64_step", False)
 
     def _phase(self) -> int:
         return min(self._steps, 1) if self._values["counts_from_zero"] else 0

@@ -12,6 +12,9 @@ Beside keywords of the class, values are
 - form, of a velocity: "lr_inside" is v = mu v - lr g, w += v; "lr_outside" is v = mu v + g, w -= lr v.
 - eps_after_correction, of Adam: eps is added to the root of the corrected second moment, or to that of the raw one.
 - correct_before_maximum, of AMSGrad where given: the maximum is of corrected second moments.
+- moments, of Adam where given: "differences" is m += (1 - beta1) (g - m), which rounds otherwise than
+  m = beta1 m + (1 - beta1) g. float64_step with it: the step is computed in float64 also for float32 parameters.
+- order, of RMSProp and AdaDelta where given: "book" is the order in which "Deep Learning from Scratch" computes them.
 - eps_outside, of AdaMax where given: eps is added to the maximum instead of in it.
 - counts_from_zero, of Adam: the first update is number 0 and has no bias correction.
 - initial, of accumulated squares: where they start; "eps" is the value of eps.
@@ -44,7 +47,14 @@ def _adadelta(lr: float, rho: float, eps: float) -> Values:
 
 
 def _rmsprop(
-    lr: float, rho: float, eps: float, *, inside: bool = False, form: str = "lr_inside", initial: float | str = 0.0
+    lr: float,
+    rho: float,
+    eps: float,
+    *,
+    inside: bool = False,
+    form: str = "lr_inside",
+    initial: float | str = 0.0,
+    **others: Any,
 ) -> Values:
     return {
         "lr": lr,
@@ -55,6 +65,7 @@ def _rmsprop(
         "momentum": 0.0,
         "form": form,
         "initial": initial,
+        **others,
     }
 
 
@@ -100,8 +111,9 @@ _BOOK = _system(
     SGD={"lr": 0.01},
     Momentum=_velocity(0.01, "lr_inside"),
     AdaGrad=_adagrad(0.01, 1e-7),
-    RMSProp=_rmsprop(0.01, 0.99, 1e-7),
-    Adam=_adam(1e-7, after_correction=False),
+    RMSProp=_rmsprop(0.01, 0.99, 1e-7, order="book"),
+    # Its learning rate is a numpy.float64, with which NumPy computes in float64.
+    Adam=_adam(1e-7, after_correction=False, moments="differences", float64_step=True),
 )
 
 _ADAM_OF_ONNX = _adam(
@@ -151,8 +163,8 @@ PRESETS: dict[str, dict[str, Values]] = {
             SGD={"lr": 0.01},
             Momentum=_velocity(0.01, "lr_inside"),
             AdaGrad=_adagrad(1e-3, 1e-8),
-            AdaDelta=_adadelta(1.0, 0.95, 1e-6),
-            Adam=_adam(1e-8, after_correction=False),
+            AdaDelta={**_adadelta(1.0, 0.95, 1e-6), "order": "book"},
+            Adam=_adam(1e-8, after_correction=False, moments="differences"),
         ),
         "BatchNorm": _batch_norm(2e-5, unbiased=True),
         "Dropout": _dropout("inverted", keeps_equal=False),

@@ -26,6 +26,7 @@ const std::map<std::string, NumbersOfRule>& rules() {
   static const NumbersOfRule velocity = {{"velocity_keep", 0.9}, {"velocity_gain", 0x1p-7}, {"parameter_gain", -1}};
   static const NumbersOfRule adam = {
       {"learning_rate", 0x1p-7}, {"beta1", 0.9}, {"beta2", 0.999}, {"eps", 1e-8}, {"eps_after_correction", 1}};
+  static const NumbersOfRule adadelta = {{"learning_rate", 1}, {"rho", 0.95}, {"eps_inside", 1e-6}};
   static const std::map<std::string, NumbersOfRule> table = {
       {"average", {{"gain", 0x1p-5}}},
       {"gradient_descent", {{"gradient_gain", -0x1p-7}}},
@@ -33,12 +34,16 @@ const std::map<std::string, NumbersOfRule>& rules() {
       {"nesterov",
        {{"velocity_keep", 0.9}, {"velocity_gain", -0x1p-7}, {"parameter_gain", 0.9}, {"gradient_gain", -0x1p-7}}},
       {"adagrad", {{"learning_rate", 0x1p-7}, {"eps_inside", 0}, {"eps_outside", 1e-8}}},
-      {"adadelta", {{"learning_rate", 1}, {"rho", 0.95}, {"eps_inside", 1e-6}}},
+      {"adadelta", adadelta},
+      {"adadelta_of_quotient", adadelta},
       {"rmsprop", kRootMeanSquare},
+      {"rmsprop_scaled_first", kRootMeanSquare},
       {"rmsprop_centered", kRootMeanSquare},
       {"rmsprop_velocity", with(kRootMeanSquare, velocity)},
       {"rmsprop_centered_velocity", with(kRootMeanSquare, velocity)},
       {"adam", adam},
+      {"adam_by_differences", adam},
+      {"adam_by_differences_float64_step", adam},
       {"amsgrad", adam},
       {"adamax", adam},
   };

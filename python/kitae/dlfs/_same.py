@@ -13,7 +13,7 @@ import numpy as np
 
 from kitae.dlfs._probes import PROBES
 
-# In float32 (book 2) kitae's Adam and norms round differently from the book's.
+# A reader's formula may be the same on paper and round differently in float32.
 _TOLERANCE = {"d": 1e-9, "f": 1e-4, "e": 1e-2}
 _STRUCTURES = ("cache", "layers")  # attributes that hold what each keeps for itself
 

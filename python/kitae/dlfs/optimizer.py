@@ -3,7 +3,8 @@
 ``update(params, grads)`` takes dicts (book 1) or lists (book 2) and updates the arrays where they lie, in one native
 call. Names, signatures, attributes (``lr``, ``v``, ``h``, ``m``, ``iter``) and numbers are the books'; attributes may
 be reassigned between updates. A parameter may be a Python number: its entry is replaced. State is float64 for float64
-parameters and numbers, else float32; sums round differently in the last bit where the formula allows another order.
+parameters and numbers, else float32. Operations run in the books' order and give their bits, except that subnormal
+state becomes 0 and book 1's ``Nesterov`` is rearranged.
 """
 
 from typing import Any, ClassVar
@@ -39,8 +40,8 @@ class _Optimizer:
         slots = self._slots(params, keys, arrays)
         if self._updates is None:
             self._updates = Updates(self._rule)
-        op = f"dlfs.{type(self).__name__}.update"
-        self._updates.step(op, keys, arrays, slots, listed, self._numbers(params), self._count())
+        op, count = f"dlfs.{type(self).__name__}.update", self._count()
+        self._updates.step(op, keys, arrays, slots, listed, self._numbers(params), count)
         for key, value, array in zip(keys, values, arrays, strict=True):
             if array is not value:
                 params[key] = array[()]
@@ -160,7 +161,7 @@ class AdaGrad(_Optimizer):
 class RMSprop(_Optimizer):
     """``h = decay_rate * h + (1 - decay_rate) * g**2;  w -= lr * g / (sqrt(h) + 1e-7)``."""
 
-    _rule = "rmsprop"
+    _rule = "rmsprop_scaled_first"
     _state = ("h",)
 
     def __init__(self, lr: float = 0.01, decay_rate: float = 0.99) -> None:
@@ -182,9 +183,11 @@ class Adam(_Optimizer):
     ``w -= lr * sqrt(1 - beta2**t) / (1 - beta1**t) * m / (sqrt(v) + 1e-7)``, t = ``iter``, counted from 1.
 
     Differs from the paper's algorithm, PyTorch and ``kitae.Adam()``: the constant stands before the bias correction.
+    As in the book under NumPy 2, the last line is computed in float64 and rounded to the parameter's dtype: its rate is
+    a numpy.float64.
     """
 
-    _rule = "adam"
+    _rule = "adam_by_differences_float64_step"
     _state = ("m", "v")
 
     def __init__(self, lr: float = 0.001, beta1: float = 0.9, beta2: float = 0.999) -> None:
@@ -200,12 +203,14 @@ class Adam(_Optimizer):
         return self.iter
 
     def _numbers(self, params: Any) -> dict[str, float]:
+        # The book's own bias correction, to the bit; the kernel's is more exact.
+        rate = self.lr * np.sqrt(1.0 - self.beta2**self.iter) / (1.0 - self.beta1**self.iter)
         return {
-            "learning_rate": float(self.lr),
+            "learning_rate": float(rate),
+            "corrected_by_caller": 1.0,
             "beta1": float(self.beta1),
             "beta2": float(self.beta2),
             "eps": _EPS,
-            "eps_after_correction": 0.0,
         }
 
 

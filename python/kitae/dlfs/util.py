@@ -17,11 +17,20 @@ _BLOCK = 1 << 17  # elements of `col` that are taken at a time: they stay in a c
 def clip_grads(grads: Any, max_norm: float) -> None:
     """Scale the arrays of ``grads`` in place by ``max_norm / (norm + 1e-6)`` where that is below 1.
 
-    The norm over all arrays is a sum in float64 (the book's is in the arrays' dtype, where 1e19 squared overflows in
-    float32). A NaN leaves everything as it is, as in the book; an infinite norm multiplies by 0. An array that is
-    listed twice counts and is scaled twice, as in the book. max_norm <= 0 raises (the book's factor flips the sign).
+    Where all arrays are NumPy's in float32, norm and factor are the book's to the bit: float32 sums in NumPy's order.
+    Elsewhere, and where 1e19 squared would overflow there, the norm over all arrays is a sum in float64. A NaN leaves
+    everything as it is, as in the book; an infinite norm multiplies by 0. An array that is listed twice counts and is
+    scaled twice, as in the book. max_norm <= 0 raises (the book's factor flips the sign).
     """
-    arrays = list(grads)
+    clip(list(grads), max_norm)
+
+
+def clip(arrays: list[Any], max_norm: float, *, float64_rate: bool = False) -> None:
+    """``clip_grads``; float64_rate: root and quotient of a float32 sum are taken in float64, as DeZero's ClipGrad."""
+    rate = _rate_in_float32(arrays, max_norm, float64_rate)
+    if rate is not None:
+        _scale(arrays, rate)
+        return
     if len({id(array) for array in arrays}) < len(arrays):
         _clip_repeated(arrays, max_norm)
         return
@@ -31,14 +40,35 @@ def clip_grads(grads: Any, max_norm: float) -> None:
             array *= 0.0
 
 
+def _rate_in_float32(arrays: list[Any], max_norm: Any, float64_rate: bool) -> Any:
+    """The books' factor for float32 arrays of NumPy, else None; None, too, where the sum of squares overflows."""
+    number = isinstance(max_norm, (int, float, np.number)) and not isinstance(max_norm, bool)
+    if not (arrays and number and max_norm > 0 and all(map(_is_float32, arrays))):
+        return None
+    total = np.float32(0)
+    with np.errstate(all="ignore"):
+        for array in arrays:
+            total += np.sum(np.square(array))
+        if not np.isfinite(total):
+            return None
+        return max_norm / ((math.sqrt(total) if float64_rate else np.sqrt(total)) + 1e-6)
+
+
+def _is_float32(array: Any) -> bool:
+    return type(array) is np.ndarray and array.dtype == np.float32 and array.flags.writeable
+
+
+def _scale(arrays: list[Any], rate: Any) -> None:
+    if rate < 1:
+        for array in arrays:
+            array *= rate
+
+
 def _clip_repeated(arrays: list[Any], max_norm: float) -> None:
     op = "dlfs.clip_grads"
     max_norm = _checks.number(op, "max_norm", max_norm, low=0, open_low=True, infinite=True)
     norm = math.sqrt(sum(float((array.astype(np.float64) ** 2).sum()) for array in arrays))
-    rate = max_norm / (norm + 1e-6)
-    if rate < 1:
-        for array in arrays:
-            array *= rate
+    _scale(arrays, max_norm / (norm + 1e-6))
 
 
 def output_size(size: int, filter_size: int, stride: int, pad: int) -> int:

@@ -92,6 +92,19 @@ def _adadelta(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, s
     return w - kind(n["learning_rate"]) * delta
 
 
+def _adadelta_of_quotient(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, slots: Slots) -> np.ndarray:
+    rho, gain, eps = kind(n["rho"]), kind(1.0 - n["rho"]), kind(n["eps_inside"])
+    squares = rho * slots[0] + gain * g * g
+    delta = np.sqrt((slots[1] + eps) / (squares + eps)) * g
+    slots[0], slots[1] = squares, rho * slots[1] + gain * delta * delta
+    return w - kind(n["learning_rate"]) * delta
+
+
+def _rmsprop_scaled_first(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, slots: Slots) -> np.ndarray:
+    slots[0] = kind(n["rho"]) * slots[0] + kind(1.0 - n["rho"]) * g * g
+    return w - kind(n["learning_rate"]) * g / _root(n, kind, slots[0])
+
+
 def _rmsprop(centered: bool, with_velocity: bool) -> Callable[..., np.ndarray]:
     def update(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, slots: Slots) -> np.ndarray:
         rho, gain = kind(n["rho"]), kind(1.0 - n["rho"])
@@ -128,6 +141,22 @@ def _adam(amsgrad: bool) -> Callable[..., np.ndarray]:
     return update
 
 
+def _adam_by_differences(float64_step: bool) -> Callable[..., np.ndarray]:
+    def update(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, slots: Slots) -> np.ndarray:
+        corrected = n["corrected_by_caller"] != 0
+        root = 1.0 if corrected else math.sqrt(bias_correction(n["beta2"], step))
+        divisor = 1.0 if corrected else bias_correction(n["beta1"], step)
+        eps = kind(n["eps"] * root if n["eps_after_correction"] else n["eps"])
+        slots[0] = slots[0] + kind(1.0 - n["beta1"]) * (g - slots[0])
+        slots[1] = slots[1] + kind(1.0 - n["beta2"]) * (g * g - slots[1])
+        step_kind = np.float64 if float64_step else kind
+        step_size = step_kind(n["learning_rate"] * root / divisor)
+        quotient = step_size * slots[0].astype(step_kind) / (np.sqrt(slots[1]) + eps).astype(step_kind)
+        return np.asarray(w.astype(step_kind) - quotient, kind)
+
+    return update
+
+
 def _adamax(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, slots: Slots) -> np.ndarray:
     beta1 = n["beta1"]
     slots[0] = kind(beta1) * slots[0] + kind(1.0 - beta1) * g
@@ -137,7 +166,16 @@ def _adamax(n: Numbers, kind: type, step: int, w: np.ndarray, g: np.ndarray, slo
     return w - kind(n["learning_rate"] / bias_correction(beta1, step)) * slots[0] / divisor
 
 
-_ADAM = ("learning_rate", "beta1", "beta2", "eps", "eps_after_correction", "correct_before_maximum", "eps_outside")
+_ADAM = (
+    "learning_rate",
+    "beta1",
+    "beta2",
+    "eps",
+    "eps_after_correction",
+    "correct_before_maximum",
+    "eps_outside",
+    "corrected_by_caller",
+)
 _DESCENT = ("velocity_keep", "velocity_gain", "parameter_gain", "gradient_gain")
 _ADAPTIVE = (
     "learning_rate",
@@ -158,11 +196,15 @@ RULES: dict[str, tuple[Callable[..., np.ndarray], int, tuple[str, ...]]] = {
     "nesterov": (_nesterov, 1, _DESCENT),
     "adagrad": (_adagrad, 1, _ADAPTIVE),
     "adadelta": (_adadelta, 2, _ADAPTIVE),
+    "adadelta_of_quotient": (_adadelta_of_quotient, 2, _ADAPTIVE),
     "rmsprop": (_rmsprop(False, False), 1, _ADAPTIVE),
+    "rmsprop_scaled_first": (_rmsprop_scaled_first, 1, _ADAPTIVE),
     "rmsprop_centered": (_rmsprop(True, False), 2, _ADAPTIVE),
     "rmsprop_velocity": (_rmsprop(False, True), 2, _ADAPTIVE),
     "rmsprop_centered_velocity": (_rmsprop(True, True), 3, _ADAPTIVE),
     "adam": (_adam(False), 2, _ADAM),
+    "adam_by_differences": (_adam_by_differences(False), 2, _ADAM),
+    "adam_by_differences_float64_step": (_adam_by_differences(True), 2, _ADAM),
     "amsgrad": (_adam(True), 3, _ADAM),
     "adamax": (_adamax, 2, _ADAM),
 }

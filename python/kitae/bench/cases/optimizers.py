@@ -91,6 +91,16 @@ def _rmsprop(
     return -lr * state["velocity"]
 
 
+def _average(old: np.ndarray, new: np.ndarray, keep: float) -> np.ndarray:
+    return keep * old + (1 - keep) * new
+
+
+def _by_differences(old: np.ndarray, new: np.ndarray, keep: float) -> np.ndarray:
+    """The same, but an infinite average becomes NaN with the next value."""
+    with np.errstate(invalid="ignore"):
+        return old + (1 - keep) * (new - old)
+
+
 def _adam(
     p: np.ndarray,
     g: np.ndarray,
@@ -103,12 +113,16 @@ def _adam(
     eps: float = ADAM_EPS,
     decoupled: float = 0.0,
     amsgrad: bool = False,
+    book: bool = False,
 ) -> np.ndarray:
-    state["m"] = beta1 * _slot(state, "m", p) + (1 - beta1) * g
-    state["v"] = beta2 * _slot(state, "v", p) + (1 - beta2) * g**2
+    average = _by_differences if book else _average
+    state["m"] = average(_slot(state, "m", p), g, beta1)
+    state["v"] = average(_slot(state, "v", p), g**2, beta2)
     v = state["v"]
     if amsgrad:
         state["largest"] = v = np.maximum(_slot(state, "largest", p), v)
+    if book:
+        eps = eps / np.sqrt(1 - beta2**t)
     corrected = np.sqrt(v / (1 - beta2**t)) + eps
     return -lr * decoupled * p - lr * (state["m"] / (1 - beta1**t)) / corrected
 
@@ -291,10 +305,20 @@ OPTIMIZERS = (
         partial(_adadelta, lr=1.0, rho=0.95, eps=1e-6),
     ),
     Optimizer(
+        "adadelta_dezero",
+        lambda p: kitae.AdaDelta(p, 1.0, rho=0.95, eps=1e-6, semantics="dezero"),
+        partial(_adadelta, lr=1.0, rho=0.95, eps=1e-6),
+    ),
+    Optimizer(
         "rmsprop",
         lambda p: kitae.RMSProp(p, LR, rho=RMSPROP_RHO, eps=RMSPROP_EPS, eps_inside=False),
         partial(_rmsprop, lr=LR, rho=RMSPROP_RHO, eps=RMSPROP_EPS),
         states=1,
+    ),
+    Optimizer(
+        "rmsprop_dlfs2",
+        lambda p: kitae.RMSProp(p, LR, rho=RMSPROP_RHO, eps=RMSPROP_EPS, semantics="dlfs2"),
+        partial(_rmsprop, lr=LR, rho=RMSPROP_RHO, eps=RMSPROP_EPS),
     ),
     Optimizer(
         "rmsprop_momentum_eps_inside",
@@ -321,6 +345,15 @@ OPTIMIZERS = (
         parameter_roundings=2,
         slots=("m", "v"),
         states=2,
+    ),
+    *(
+        Optimizer(
+            f"adam_{semantics}",
+            partial(_construct, "Adam", eps=ADAM_EPS, semantics=semantics),
+            partial(_adam, lr=LR, book=True),
+            slots=("m", "v"),
+        )
+        for semantics in ("dlfs2", "dezero")
     ),
     Optimizer("amsgrad", lambda p: kitae.AMSGrad(p, LR), partial(_adam, lr=LR, amsgrad=True), slots=("m", "v")),
     Optimizer("adamax", lambda p: kitae.AdaMax(p, LR), partial(_adamax, lr=LR), slots=("m",)),

@@ -8,9 +8,11 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
+
 from kitae.dlfs._names import not_covered
 from kitae.dlfs._updates import Updates, new_state
-from kitae.dlfs.util import clip_grads
+from kitae.dlfs.util import clip
 
 __all__ = [
     "SGD",
@@ -63,6 +65,10 @@ class _Kernel(Optimizer):
     def _numbers(self) -> dict[str, float]:
         raise NotImplementedError
 
+    def _in_turn(self, w: Any, g: Any, *states: Any) -> None:
+        """The rule in NumPy, in DeZero's order, for the one mixture of dtypes that the kernels don't take."""
+        raise NotImplementedError
+
     def _count(self) -> int | None:
         return None
 
@@ -75,6 +81,9 @@ class _Kernel(Optimizer):
             for state in states:
                 if id(param) not in state:
                     state[id(param)] = new_state(param.data)
+        for param in filter(_needs_float64, params):
+            self._in_turn(param.data, param.grad.data, *(state[id(param)] for state in states))
+        params = [param for param in params if not _needs_float64(param)]
         if self._updates is None:
             self._updates = Updates(self._rule)
         self._updates.step(
@@ -94,6 +103,13 @@ class _Kernel(Optimizer):
         return {name: value for name, value in vars(self).items() if name != "_updates"}
 
 
+def _needs_float64(param: Any) -> bool:
+    """A float32 parameter whose gradient labels or inputs have made float64: NumPy computes with the gradient as it
+    is, and rounds what it stores."""
+    w, g = param.data, param.grad.data
+    return type(w) is type(g) is np.ndarray and w.dtype == np.float32 and g.dtype == np.float64 and w.shape == g.shape
+
+
 class SGD(_Kernel):
     """``w -= lr * g``."""
 
@@ -105,6 +121,9 @@ class SGD(_Kernel):
 
     def _numbers(self) -> dict[str, float]:
         return {"gradient_gain": -float(self.lr)}
+
+    def _in_turn(self, w: Any, g: Any, *states: Any) -> None:
+        w -= self.lr * g
 
 
 class MomentumSGD(_Kernel):
@@ -122,6 +141,12 @@ class MomentumSGD(_Kernel):
     def _numbers(self) -> dict[str, float]:
         return {"velocity_keep": float(self.momentum), "velocity_gain": -float(self.lr), "parameter_gain": 1.0}
 
+    def _in_turn(self, w: Any, g: Any, *states: Any) -> None:
+        (v,) = states
+        v *= self.momentum
+        v -= self.lr * g
+        w += v
+
 
 class AdaGrad(_Kernel):
     """``h += g**2;  w -= lr * g / (sqrt(h) + eps)``. State: ``hs``."""
@@ -138,12 +163,17 @@ class AdaGrad(_Kernel):
     def _numbers(self) -> dict[str, float]:
         return {"learning_rate": float(self.lr), "eps_inside": 0.0, "eps_outside": float(self.eps)}
 
+    def _in_turn(self, w: Any, g: Any, *states: Any) -> None:
+        (h,) = states
+        h += g * g
+        w -= self.lr * g / (np.sqrt(h) + self.eps)
+
 
 class AdaDelta(_Kernel):
     """``h = rho * h + (1 - rho) * g**2;  d = sqrt((s + eps) / (h + eps)) * g;  s = rho * s + (1 - rho) * d**2;
     w -= d``. State: ``msg`` (h), ``msdx`` (s)."""
 
-    _rule = "adadelta"
+    _rule = "adadelta_of_quotient"
     _state = ("msg", "msdx")
 
     def __init__(self, rho: float = 0.95, eps: float = 1e-6) -> None:
@@ -156,6 +186,15 @@ class AdaDelta(_Kernel):
     def _numbers(self) -> dict[str, float]:
         return {"learning_rate": 1.0, "rho": float(self.rho), "eps_inside": float(self.eps), "eps_outside": 0.0}
 
+    def _in_turn(self, w: Any, g: Any, *states: Any) -> None:
+        h, s = states
+        h *= self.rho
+        h += (1 - self.rho) * g * g
+        d = np.sqrt((s + self.eps) / (h + self.eps)) * g
+        s *= self.rho
+        s += (1 - self.rho) * d * d
+        w -= d
+
 
 class Adam(_Kernel):
     """``m += (1 - beta1) * (g - m);  v += (1 - beta2) * (g**2 - v);  w -= lr * m / (sqrt(v) + eps)``
@@ -164,7 +203,7 @@ class Adam(_Kernel):
     ``ms``, ``vs``, ``t``.
     """
 
-    _rule = "adam"
+    _rule = "adam_by_differences"
     _state = ("ms", "vs")
 
     def __init__(self, alpha: float = 0.001, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> None:
@@ -190,12 +229,18 @@ class Adam(_Kernel):
 
     def _numbers(self) -> dict[str, float]:
         return {
-            "learning_rate": float(self.alpha),
+            "learning_rate": float(self.lr),
+            "corrected_by_caller": 1.0,
             "beta1": float(self.beta1),
             "beta2": float(self.beta2),
             "eps": float(self.eps),
-            "eps_after_correction": 0.0,
         }
+
+    def _in_turn(self, w: Any, g: Any, *states: Any) -> None:
+        m, v = states
+        m += (1 - self.beta1) * (g - m)
+        v += (1 - self.beta2) * (g * g - v)
+        w -= self.lr * m / (np.sqrt(v) + self.eps)
 
 
 class WeightDecay:
@@ -210,13 +255,13 @@ class WeightDecay:
 
 
 class ClipGrad:
-    """Hook: ``kitae.dlfs.util.clip_grads`` over all gradients."""
+    """Hook: ``kitae.dlfs.util.clip_grads`` over all gradients, the factor in float64 as DeZero has it."""
 
     def __init__(self, max_norm: float) -> None:
         self.max_norm = max_norm
 
     def __call__(self, params: list[Any]) -> None:
-        clip_grads([param.grad.data for param in params], self.max_norm)
+        clip([param.grad.data for param in params], self.max_norm, float64_rate=True)
 
 
 class FreezeParam:

@@ -1,4 +1,4 @@
-"""A language model as book 2's, with dropout, shared weights and clipping: python rnnlm.py SGD|Nesterov|Adam CLIP."""
+"""A language model as book 2's, with dropout, shared weights and clipping: python rnnlm.py OPTIMIZER CLIP."""
 
 import sys
 
@@ -25,7 +25,7 @@ layers = [
     TimeAffine(embed_W.T, np.zeros(V, "f")),
 ]
 loss_layer = TimeSoftmaxWithLoss()
-optimizer = {"SGD": SGD, "Nesterov": Nesterov, "Adam": Adam}[sys.argv[1]](lr=0.05 if sys.argv[1] == "SGD" else 0.005)
+optimizer = vars()[sys.argv[1]](lr=0.05 if sys.argv[1] == "SGD" else 0.005)
 for step in range(100):
     starts = np.random.choice(1900, N)
     xs = np.stack([corpus[s : s + T] for s in starts])
