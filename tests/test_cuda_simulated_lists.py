@@ -341,7 +341,7 @@ def test_tracked_steps(
         if number == 2:
             grads[3] = grads[1] = None
         if number == 3:
-            grads[8].reshape(-1)[[0, 17, 4096, 30_001]] = np.nan, np.inf, -np.inf, np.nan
+            grads[8].flat[[0, 17, 4096, 30_001]] = np.nan, np.inf, -np.inf, np.nan
         if number == 4:
             for plan in pair.plans:
                 plan.set_tracking(False)
