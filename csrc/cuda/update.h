@@ -169,10 +169,10 @@ KITAE_DEVICE float master_or_parameter(float master, uint16_t parameter, bool br
 // `tracks`: the step measures itself.
 template <class Rule, bool has_float64, bool tracks>
 struct UpdateKernel {
-  // No register is spilled, and at least 48 KB are under way on a multiprocessor.
+  // No register is spilled, and at least 40 KB are under way on a multiprocessor; 24 in a step that measures itself.
   static constexpr int kSlots = Rule::kSlots;
   static constexpr int kThreads = has_float64 ? 128 : 256;
-  static constexpr int kBlocksPerSM = kSlots == 0 || (has_float64 && kSlots < 3) ? 3 : 2;
+  static constexpr int kBlocksPerSM = kSlots == 0 || (has_float64 && kSlots < (tracks ? 2 : 3)) ? 3 : 2;
   static constexpr int kWarps = kThreads / kWarp;
 
   List list;
