@@ -178,7 +178,10 @@ def _calls(cupy: Any) -> dict[str, Callable[[], Any]]:
     _, saved = kitae.batch_norm(x, ones, zeros, *running, training=True, activation="relu")
     params, grads = _tensors(cupy), _tensors(cupy, 1)
     bound, passed = kitae.Adam(params, max_norm=1.0), kitae.Adam(_tensors(cupy), max_norm=1.0)
+    tracked = kitae.Adam(_tensors(cupy), max_norm=1.0)
+    tracked.track = True
     bound.bind(grads)
+    tracked.bind(grads)
     others = [[g.copy() for g in grads] for _ in range(2)]
     turn = iter(range(10**9))
     return {
@@ -188,6 +191,7 @@ def _calls(cupy: Any) -> dict[str, Callable[[], Any]]:
         "batch_norm inference": lambda: kitae.batch_norm(x, ones, zeros, *running, training=False),
         "batch_norm_backward": lambda: kitae.batch_norm_backward(x, saved),
         "bound step": bound.step,
+        "tracked step": tracked.step,
         "step with new gradients": lambda: passed.step(others[next(turn) % 2]),
         "global_norm": lambda: kitae.global_norm(grads),
         "clip_grad_norm": lambda: kitae.clip_grad_norm(grads, 1.0),
@@ -235,15 +239,34 @@ def test_check_raises_what_the_gpu_found(cupy: Any) -> None:
     kitae.check()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_what_a_step_tells_is_the_cpus(cupy: Any, dtype: str) -> None:
+    params, grads = ([t.astype(dtype) for t in _tensors(cupy, seed)] for seed in (0, 1))
+    params.append(cupy.asfortranarray(params[0]))
+    grads.append(grads[0].copy())
+    grads[5][17] = np.inf
+    host_params, host_grads = ([cupy.asnumpy(t, order="A") for t in list_of] for list_of in (params, grads))
+    opt, expected = (kitae.AdamW(list_of, 1e-2, nonfinite="zero") for list_of in (params, host_params))
+    for track in (True, False, True):
+        opt.track = expected.track = track
+        opt.step(grads)
+        expected.step(host_grads)
+        np.testing.assert_equal(opt.stats, expected.stats)
+    for mine, theirs in zip(params, host_params, strict=True):
+        on_device.assert_same_bits(cupy.asnumpy(mine), theirs, dtype)
+
+
 # --- graphs -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("track", [False, True])
 @pytest.mark.parametrize("max_norm", [None, 1.0])
 @pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
-def test_captured_steps_are_eager_steps(cupy: Any, kind: str, max_norm: float | None) -> None:
+def test_captured_steps_are_eager_steps(cupy: Any, kind: str, max_norm: float | None, track: bool) -> None:
     """Bit for bit, and a changed learning rate reaches the captured step without another capture."""
     grads = _tensors(cupy, 1)
     captured, eager = (getattr(kitae, kind)(_tensors(cupy), 1e-2, max_norm=max_norm) for _ in range(2))
+    captured.track = eager.track = track
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
         captured.bind(grads)
@@ -262,6 +285,7 @@ def test_captured_steps_are_eager_steps(cupy: Any, kind: str, max_norm: float | 
     for mine, theirs in zip(captured.groups[0]["params"], eager.groups[0]["params"], strict=True):
         on_device.assert_same_bits(cupy.asnumpy(mine), cupy.asnumpy(theirs), kind)
     assert captured.steps == eager.steps == 5
+    np.testing.assert_equal(captured.stats, eager.stats)
 
 
 # --- arrays of others, and mixtures -----------------------------------------------------------------------------------

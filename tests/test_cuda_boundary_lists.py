@@ -197,11 +197,26 @@ def test_averages(cuda: ModuleType, rng: np.random.Generator, dtype: str) -> Non
     _assert_same(average.averages, expected.averages)
 
 
-def test_tracking_is_refused_in_words(cuda: ModuleType) -> None:
-    opt = kitae.Adam(_on_device([np.ones(3, np.float32)]))
-    with pytest.raises(ValueError, match=r"Adam: track: expected False for parameters on a GPU"):
-        opt.track = True
-    opt.track = False
-    opt.step(_on_device([np.ones(3, np.float32)]))
-    assert not opt.track
-    assert opt.stats.parameters is None
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize("options", [{}, {"max_norm": 0.5}])
+def test_tracked_steps(cuda: ModuleType, rng: np.random.Generator, dtype: str, options: dict[str, Any]) -> None:
+    """The CPU's numbers, read when they are asked for: a step is the launches that it is without."""
+    Stream.current.update({0: 0x10, 1: 0x20})
+    params = _made(rng, dtype)
+    own = _on_device(params, 1)
+    expected, opt = kitae.Adam(params, 0.01, **options), kitae.Adam(own, 0.01, **options)
+    grads = _made(rng, dtype)
+    opt.bind(_on_device(grads, 1))
+    for track in (False, True, True, False):
+        expected.track = opt.track = track
+        before = cuda.launched()[0]
+        opt.step()
+        assert cuda.launched() == (before + (2 if options else 1), 1, 0x20)
+        expected.step(grads)
+        np.testing.assert_equal(opt.stats, expected.stats)
+        assert (opt.stats.parameters is not None) == track
+    _assert_same(own, params)
+    opt.track = True
+    opt.attach(own[:1])
+    opt.step(_on_device(grads[:1], 1))
+    assert set(opt.stats.parameters or ()) == {"0"}

@@ -13,6 +13,7 @@ from kitae import reference
 from kitae.bench.cases.row import dtype_named
 from test_backends_agree import assert_same_bits
 from test_cuda_simulated import cuda
+from test_optimizer_stats import RULES, copied, tensors
 
 __all__ = ["cuda"]  # the fixture
 
@@ -311,6 +312,104 @@ def test_nothing_but_empty_tensors(cuda: ModuleType) -> None:
     pair = _Pair(cuda, "adam", [ADAM], [np.zeros((0, 3), np.float32), np.zeros(0, np.float32)])
     pair.step([np.zeros((0, 3), np.float32), None], 1, ALL, 1.0, 0.0, RAISE)
     pair.assert_same()
+
+
+# Steps that measure themselves
+
+
+def _assert_tracked(pair: _Pair, what: str = "") -> list[tuple[float, ...]]:
+    expected, tracked = (plan.tracked() for plan in pair.plans)
+    np.testing.assert_equal(tracked, expected, what)
+    pair.assert_same(what)
+    return tracked
+
+
+@pytest.mark.parametrize("layout", [_plain, _misaligned, _fortran, _every_other])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gradient_dtype", ["same", "float32"])
+def test_tracked_steps(
+    cuda: ModuleType, rng: np.random.Generator, dtype: str, gradient_dtype: str, layout: Layout
+) -> None:
+    params = _made(rng, dtype, layout)
+    pair = _Pair(cuda, "adam", [ADAM, {**ADAM, "weight_keep": 0.99, "l2": 0.01, "l1": 0.001}], params)
+    for plan in pair.plans:
+        plan.set_tracking(True)
+        assert plan.tracked() == []
+    for number in range(1, 5):
+        cuda.set_seed(number)
+        grads: list[Any] = _made(rng, dtype if gradient_dtype == "same" else "float32", layout)
+        if number == 2:
+            grads[3] = grads[1] = None
+        if number == 3:
+            grads[8].flat[[0, 17, 4096, 30_001]] = np.nan, np.inf, -np.inf, np.nan
+        if number == 4:
+            for plan in pair.plans:
+                plan.set_tracking(False)
+        rule = ZERO if number == 3 else PROPAGATE
+        pair.step(grads, number, *((NONE, 0.0, 0.0, rule) if number % 2 else (ALL, 0.5, 1e-6, rule)))
+        tracked = _assert_tracked(pair, f"step {number}")
+        if number == 2:
+            assert tracked[3] == (0,) * 6
+        if number == 3:
+            assert [of[0] for of in tracked] == [0] * 8 + [4]
+        assert len(tracked) == (0 if number == 4 else len(SHAPES))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_rule_tracks(cuda: ModuleType, rng: np.random.Generator, rule: str, dtype: str) -> None:
+    start, grads = tensors(rng, dtype_named(dtype)), [tensors(rng, dtype_named(dtype), 0.1) for _ in range(2)]
+    found = []
+    for backend in ("reference", "cpu"):
+        params = copied(start)
+        with kitae.use_backend(backend):
+            opt = RULES[rule](params)
+            opt.track = True
+            for grad in grads:
+                opt.step(grad)
+            found.append((params, opt.stats))
+    assert found[1][1] == found[0][1]
+    for name, array in found[1][0].items():
+        assert_same_bits(array, found[0][0][name], name)
+
+
+def test_tracked_gradients_are_added_first(cuda: ModuleType, rng: np.random.Generator) -> None:
+    params = [rng.standard_normal((70, 80)).astype(np.float32), rng.standard_normal(9).astype(np.float32)]
+    places: list[tuple[int, list[int] | None]] = [(0, None), (1, None), (0, [1, 0])]
+    pair = _Pair(cuda, "velocity", [MOMENTUM], params, places=places)
+    for plan in pair.plans:
+        plan.set_tracking(True)
+    grads = [rng.standard_normal(shape).astype(np.float32) for shape in ((70, 80), (9,), (80, 70))]
+    pair.step(grads, 1, NONE, 0.0, 0.0, PROPAGATE)
+    tracked = _assert_tracked(pair)
+    np.testing.assert_allclose(tracked[0][1], ((grads[0] + grads[2].T).astype(np.float64) ** 2).sum(), rtol=1e-12)
+
+
+def test_tracked_lists_of_all_sizes(cuda: ModuleType, rng: np.random.Generator) -> None:
+    """Of every dtype, one and many chunks side by side in a warp, and more of them than the grid has warps."""
+    sizes = (40 * 4096 + 17, 3, 16, 4097, 0, 1, 4 * 4096, 5000)
+    params = [rng.standard_normal(size).astype(dtype_named(DTYPES[i % 4])) for i, size in enumerate(sizes)]
+    params += [rng.standard_normal(i % 37).astype(np.float32) for i in range(400)]
+    pair = _Pair(cuda, "gradient_descent", [{"gradient_gain": -0.1}], params)
+    for plan in pair.plans:
+        plan.set_tracking(True)
+    for number in (1, 2):
+        cuda.set_seed(number)
+        grads = [rng.standard_normal(p.shape).astype(p.dtype) for p in params]
+        pair.step(grads, number, TENSOR, 1.0, 1e-6, PROPAGATE)
+        _assert_tracked(pair, f"step {number}")
+
+
+def test_a_stopped_step_has_tracked_nothing(cuda: ModuleType, rng: np.random.Generator) -> None:
+    params, grads = _made(rng, "float32"), _made(rng, "float32")
+    pair = _Pair(cuda, "adam", [ADAM], params)
+    for plan in pair.plans:
+        plan.set_tracking(True)
+    pair.step(grads, 1, ALL, 0.5, 1e-6, SKIP)
+    assert len(_assert_tracked(pair)) == len(SHAPES)
+    grads[7][63, 63] = np.nan
+    pair.step(grads, 2, ALL, 0.5, 1e-6, SKIP)
+    assert _assert_tracked(pair) == []
 
 
 # Norms and clipping

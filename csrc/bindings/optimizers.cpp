@@ -70,10 +70,10 @@ class Plan {
 
   void set_steps(int64_t steps) { plan_->set_steps(steps); }
 
-  bool set_tracking(bool tracking) {
+  void set_tracking(bool tracking) {
     set_device_of_arguments(device_);
     const NativeCall native;
-    return plan_->set_tracking(tracking);
+    plan_->set_tracking(tracking);
   }
 
   py::list tracked() {
@@ -252,7 +252,7 @@ void register_optimizers(py::module_& module) {
            "What the last step saw, as step gives it, and the number of steps; waits for a GPU.")
       .def("set_steps", &Plan::set_steps, py::arg("steps"), "Sets the number of steps written so far.")
       .def("set_tracking", &Plan::set_tracking, py::call_guard<Arguments>(), py::arg("tracking"),
-           "Whether steps fill tracked(); False where this backend can't.")
+           "Whether steps fill tracked().")
       .def("tracked", &Plan::tracked, py::call_guard<Arguments>(),
            "For each parameter of the last step (count of non-finite elements, then sums: squares of the gradient, "
            "magnitudes of update and weight, squares of update and weight); waits for a GPU.")

@@ -106,6 +106,28 @@ struct List {
     return first;
   }
 
+  // Chunks whose virtual lanes are sixteen threads each, so a warp takes two neighbours: use(chunk, tensor, begin,
+  // count), called by the whole warp, with no elements in the half that has no chunk. Warp `warp` of `warps`.
+  template <class Use>
+  KITAE_DEVICE void each_chunk_in_lanes(int64_t warp, int64_t warps, Use use) const {
+    const int half = lane_index() / kLanes;
+    for (int64_t pair = warp; 2 * pair < chunks; pair += warps) {
+      int32_t tensor = tensor_of(2 * pair);
+      if (2 * pair + 1 < chunks && first_chunk[tensor + 1] <= 2 * pair + 1) {
+        const int32_t other = tensor_of(2 * pair + 1);
+        tensor = half ? other : tensor;
+      }
+      const int64_t chunk = 2 * pair + half;
+      int64_t begin = 0, elements = 0;
+      if (chunk < chunks) {
+        begin = (chunk - first_chunk[tensor]) * kChunk;
+        const int64_t left = tensors[tensor].size - begin;
+        elements = left < kChunk ? left : kChunk;
+      }
+      use(chunk, tensor, begin, elements);
+    }
+  }
+
   KITAE_DEVICE int64_t offset(const Source& source, int64_t index) const {
     return source.layout ? strided_offset(layouts + source.layout, index) : index * bytes_of(source.dtype);
   }

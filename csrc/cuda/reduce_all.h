@@ -14,6 +14,7 @@
 #include <type_traits>
 
 #include "cuda/flags.h"
+#include "cuda/lanes.h"
 #include "cuda/list.h"
 #include "drivers/gradients.h"
 #include "ops/global_norm.h"
@@ -81,31 +82,21 @@ struct NormKernel {
   template <bool largest = false, class Make>
   KITAE_DEVICE void each_chunk_as(Make make) const {
     const int64_t warps = int64_t{block_count() - 1} * kWarps;
-    const int half = lane_index() / kLanes;
-    for (int64_t pair = int64_t{block_index() - 1} * kWarps + warp_index(); 2 * pair < list.chunks; pair += warps) {
-      int32_t tensor = list.tensor_of(2 * pair);
-      if (2 * pair + 1 < list.chunks && list.first_chunk[tensor + 1] <= 2 * pair + 1) {
-        const int32_t other = list.tensor_of(2 * pair + 1);
-        tensor = half ? other : tensor;
-      }
-      const int64_t chunk = 2 * pair + half;
-      double value = 0.0;
-      if (chunk < list.chunks) {
-        const int64_t begin = (chunk - list.first_chunk[tensor]) * kChunk;
-        const int64_t left = list.tensors[tensor].size - begin;
-        value = make(tensor, begin, left < kChunk ? left : kChunk);
-      }
+    const auto one_chunk = [&](int64_t chunk, int32_t tensor, int64_t begin, int64_t count) {
+      double value = count > 0 ? make(tensor, begin, count) : 0.0;
       sync_warp();
-      KITAE_UNROLL
-      for (int width = kLanes / 2; width > 0; width /= 2) {
-        const double other = shuffle_xor(kAllLanes, value, width);
-        if constexpr (largest)
+      if constexpr (largest) {
+        KITAE_UNROLL
+        for (int width = kLanes / 2; width > 0; width /= 2) {
+          const double other = shuffle_xor(kAllLanes, value, width);
           value = other > value ? other : value;
-        else
-          value += other;
+        }
+      } else {
+        value = fold_lanes_of_warp(value);
       }
-      if (chunk < list.chunks && lane_index() % kLanes == 0) publish(chunk, value);
-    }
+      if (count > 0 && lane_index() % kLanes == 0) publish(chunk, value);
+    };
+    list.each_chunk_in_lanes(int64_t{block_index() - 1} * kWarps + warp_index(), warps, one_chunk);
   }
   template <class Make>
   KITAE_DEVICE void each_chunk(Make make) const {

@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "cuda/device.h"
+#include "cuda/lanes.h"
 #include "cuda/launch.h"
 #include "ops/reduction_order.h"
 
@@ -107,13 +108,6 @@ KITAE_DEVICE Sums sum_rows(const Source& source, const typename Source::Channel&
   }
   for (; segment < segments; ++segment) sums.add(source, load(segment), channel);
   return sums;
-}
-
-// Sixteen lanes' sums by halves (fold_lanes of ops/reduction_order.h); every lane gets the result.
-KITAE_DEVICE double fold_lanes_of_warp(double value) {
-#pragma unroll
-  for (int width = kLanes / 2; width > 0; width /= 2) value += shuffle_xor(kAllLanes, value, width);
-  return value;
 }
 
 // The chunks' sums of one channel by a warp: lanes 0 to 15 add the first ones, the others the second ones.

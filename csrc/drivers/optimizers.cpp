@@ -91,10 +91,9 @@ class RulePlan final : public OptimizerPlan {
   }
   StepResult result() override { return result_; }
   void set_steps(int64_t steps) override { result_.steps = steps; }
-  bool set_tracking(bool tracking) override {
+  void set_tracking(bool tracking) override {
     tracking_ = tracking;
     tracked_.clear();
-    return true;
   }
   const std::vector<Tracked>& tracked() override { return tracked_; }
   void gradients_changed() override {}
@@ -141,24 +140,10 @@ class RulePlan final : public OptimizerPlan {
       if (count) bad.fetch_add(count, std::memory_order_relaxed);
     });
     result.nonfinite_elements = bad.load();
-    if (tracking_) add_tracked();
+    if (tracking_)
+      tracked_ = add_chunks(chunks_, parameters_.size(),
+                            [&](size_t i) { return tiles_.first_chunk(static_cast<int64_t>(i)); });
     return result;
-  }
-
-  void add_tracked() {
-    tracked_.resize(parameters_.size());
-    for (int64_t tensor = 0; tensor < tiles_.tensors(); ++tensor) {
-      Tracked& total = tracked_[static_cast<size_t>(tensor)];
-      for (int64_t chunk = tiles_.first_chunk(tensor); chunk < tiles_.first_chunk(tensor + 1); ++chunk) {
-        const Tracked& part = chunks_[static_cast<size_t>(chunk)];
-        total.nonfinite += part.nonfinite;
-        total.gradient_squares += part.gradient_squares;
-        total.absolute_update += part.absolute_update;
-        total.absolute_weight += part.absolute_weight;
-        total.update_squares += part.update_squares;
-        total.weight_squares += part.weight_squares;
-      }
-    }
   }
 
   // What the update of one type reads, rounded to it once a step.

@@ -44,10 +44,9 @@ class CudaPlan : public OptimizerPlan {
       for (size_t i = 0; i < parameter.slots.size(); ++i) entry.slots[i] = take(parameter.slots[i]);
       entries.push_back(entry);
     }
-    const std::vector<int64_t> first_chunk =
-        chunk_numbers(parameters_.size(), [&](size_t i) { return parameters_[i].value.size; });
+    first_chunk_ = chunk_numbers(parameters_.size(), [&](size_t i) { return parameters_[i].value.size; });
     Blob blob;
-    const size_t at_chunks = blob.add(first_chunk), at_tensors = blob.add(tensors), at_entries = blob.add(entries),
+    const size_t at_chunks = blob.add(first_chunk_), at_tensors = blob.add(tensors), at_entries = blob.add(entries),
                  at_layouts = blob.add(layouts.words());
     const NormMemory norms(parameters_.size());
     tables_ = DeviceBuffer(blob.size() + norms.bytes() + sizeof(Progress), true);
@@ -56,7 +55,7 @@ class CudaPlan : public OptimizerPlan {
     KITAE_CUDA_CHECK(cudaStreamSynchronize(current_stream()));
     list_.first_chunk = reinterpret_cast<const int64_t*>(memory + at_chunks);
     list_.tensors = reinterpret_cast<const Tensor*>(memory + at_tensors);
-    list_.chunks = first_chunk.back();
+    list_.chunks = first_chunk_.back();
     list_.count = static_cast<int32_t>(parameters_.size());
     entries_ = reinterpret_cast<const cuda::Parameter*>(memory + at_entries);
     layouts_ = reinterpret_cast<const int64_t*>(memory + at_layouts);
@@ -90,6 +89,7 @@ class CudaPlan : public OptimizerPlan {
     if (scaling.scope != Scope::none || must_know)
       norms_ = launch_norms(list_, has_float64_, scaling, rule, norm_memory_, nullptr);
     launch_update(scaling, rule == Nonfinite::zero);
+    last_tracked_ = tracking_;
     expected_ = number;
     StepResult nothing_known;
     nothing_known.norm = std::numeric_limits<double>::quiet_NaN();
@@ -119,8 +119,26 @@ class CudaPlan : public OptimizerPlan {
     return result;
   }
 
-  bool set_tracking(bool tracking) override { return !tracking; }
-  const std::vector<Tracked>& tracked() override { return tracked_; }
+  // The memory stays: a captured step goes on writing there.
+  void set_tracking(bool tracking) override {
+    if (tracking && chunk_sums_.bytes() == 0)
+      chunk_sums_ = DeviceBuffer(static_cast<size_t>(list_.chunks) * sizeof(Tracked));
+    tracking_ = tracking;
+    last_tracked_ = false;
+  }
+
+  const std::vector<Tracked>& tracked() override {
+    tracked_.clear();
+    if (!last_tracked_) return tracked_;
+    const cudaStream_t stream = current_stream();
+    FoundNorm found{};
+    std::vector<Tracked> chunks(static_cast<size_t>(list_.chunks));
+    if (norms_.found) download(stream, &found, norms_.found, sizeof(found));
+    download(stream, chunks.data(), chunk_sums_.as<void>(), chunk_sums_.bytes());
+    KITAE_CUDA_CHECK(cudaStreamSynchronize(stream));
+    if (!found.stop) tracked_ = add_chunks(chunks, parameters_.size(), [&](size_t i) { return first_chunk_[i]; });
+    return tracked_;
+  }
 
   void set_steps(int64_t steps) override {
     expected_ = steps;
@@ -152,9 +170,10 @@ class CudaPlan : public OptimizerPlan {
   const cuda::Parameter* entries_ = nullptr;
   const int64_t* layouts_ = nullptr;
   Progress* progress_ = nullptr;
-  DeviceBuffer numbers_;  // of the groups, then their scalars
-  FoundNorms norms_;      // of the last step, where it took any
-  bool numbers_changed_ = true, has_float64_ = false;
+  DeviceBuffer numbers_;     // of the groups, then their scalars
+  FoundNorms norms_;         // of the last step, where it took any
+  DeviceBuffer chunk_sums_;  // Tracked, where a step measured itself
+  bool numbers_changed_ = true, has_float64_ = false, tracking_ = false;
 
  private:
   // A captured copy would bring back the old table at every replay.
@@ -169,7 +188,9 @@ class CudaPlan : public OptimizerPlan {
   DeviceBuffer tables_, gradient_table_;
   Blob gradients_;  // as the device has them
   char* norm_memory_ = nullptr;
+  std::vector<int64_t> first_chunk_;
   std::vector<Tracked> tracked_;
+  bool last_tracked_ = false;  // the last step
   Uploads uploads_;
   int64_t expected_ = 0;  // steps that the device will have counted, unless it skipped some or a graph was replayed
   bool count_changed_ = false;
@@ -199,16 +220,18 @@ class RulePlan final : public CudaPlan {
   void launch_prepare() override { launch(PrepareKernel<Rule>{step_numbers(), progress_}, Shape{}, current_stream()); }
 
   void launch_update(const Scaling& scaling, bool zero_nonfinite) override {
-    if (has_float64_)
-      launch_as<true>(scaling, zero_nonfinite);
+    if (tracking_)
+      launch_as<true, true>(scaling, zero_nonfinite);
+    else if (has_float64_)
+      launch_as<true, false>(scaling, zero_nonfinite);
     else
-      launch_as<false>(scaling, zero_nonfinite);
+      launch_as<false, false>(scaling, zero_nonfinite);
   }
 
  private:
-  template <bool has_float64>
+  template <bool has_float64, bool tracks>
   void launch_as(const Scaling& scaling, bool zero_nonfinite) {
-    using Kernel = UpdateKernel<Rule, has_float64>;
+    using Kernel = UpdateKernel<Rule, has_float64, tracks>;
     Kernel kernel{};
     kernel.list = list_;
     kernel.parameters = entries_;
@@ -217,6 +240,7 @@ class RulePlan final : public CudaPlan {
     kernel.progress = progress_;
     kernel.found = norms_.found;
     kernel.factors = scaling.scope == Scope::none ? nullptr : norms_.factors;
+    kernel.tracked = chunk_sums_.as<Tracked>();
     kernel.per_tensor = scaling.scope == Scope::tensor;
     kernel.zero_nonfinite = zero_nonfinite;
     Shape shape;

@@ -28,6 +28,24 @@ struct Tracked {
   double update_squares = 0, weight_squares = 0;
 };
 
+// Of the parameters, from their chunks one after the other; first_chunk(i): number of parameter i's first one.
+template <class FirstChunk>
+std::vector<Tracked> add_chunks(const std::vector<Tracked>& chunks, size_t parameters, FirstChunk first_chunk) {
+  std::vector<Tracked> totals(parameters);
+  for (size_t i = 0; i < parameters; ++i) {
+    for (auto chunk = first_chunk(i); chunk < first_chunk(i + 1); ++chunk) {
+      const Tracked& part = chunks[static_cast<size_t>(chunk)];
+      totals[i].nonfinite += part.nonfinite;
+      totals[i].gradient_squares += part.gradient_squares;
+      totals[i].absolute_update += part.absolute_update;
+      totals[i].absolute_weight += part.absolute_weight;
+      totals[i].update_squares += part.update_squares;
+      totals[i].weight_squares += part.weight_squares;
+    }
+  }
+  return totals;
+}
+
 class OptimizerPlan {
  public:
   struct Parameter {
@@ -54,8 +72,8 @@ class OptimizerPlan {
   virtual StepResult result() = 0;
   // Updates written so far, where the caller knows better (a loaded state): the next step's number is one more.
   virtual void set_steps(int64_t steps) = 0;
-  // Whether steps fill tracked(); false where this plan can't. Changes no bit of what a step writes.
-  virtual bool set_tracking(bool tracking) = 0;
+  // Whether steps fill tracked(). Changes no bit of what a step writes.
+  virtual void set_tracking(bool tracking) = 0;
   // One for each parameter, of the last step; empty where it did not track or wrote nothing. On a GPU this waits.
   virtual const std::vector<Tracked>& tracked() = 0;
   // After a change of parameters()[...].gradients.

@@ -75,9 +75,9 @@ class OptimizerPlan:
         """
         Sets the number of steps written so far.
         """
-    def set_tracking(self, tracking: bool) -> bool:
+    def set_tracking(self, tracking: bool) -> None:
         """
-        Whether steps fill tracked(); False where this backend can't.
+        Whether steps fill tracked().
         """
     def step(
         self,

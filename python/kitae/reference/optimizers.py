@@ -272,10 +272,9 @@ class OptimizerPlan:
     def refresh(self) -> None:
         """Brings changed numbers to where a captured step reads them."""
 
-    def set_tracking(self, tracking: bool) -> bool:
-        """Whether steps fill tracked(); False where this backend can't."""
+    def set_tracking(self, tracking: bool) -> None:
+        """Whether steps fill tracked()."""
         self._tracking, self._tracked = tracking, []
-        return True
 
     def tracked(self) -> list[Tracked]:
         """For each parameter of the last step (count of non-finite elements, then sums: squares of the gradient,

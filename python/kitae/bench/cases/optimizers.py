@@ -170,6 +170,13 @@ def _construct(kind: str, params: list[np.ndarray], **options: Any) -> Any:
     return getattr(kitae, kind)(params, LR, **options)
 
 
+def _tracked_adam(params: list[np.ndarray]) -> Any:
+    """Steps that measure themselves go through loops and kernels of their own."""
+    optimizer = kitae.Adam(params, LR)
+    optimizer.track = True
+    return optimizer
+
+
 @dataclass(frozen=True)
 class Optimizer:
     name: str
@@ -331,6 +338,7 @@ OPTIMIZERS = (
         partial(_rmsprop, lr=LR, rho=0.9, eps=1e-4, eps_inside=True, centered=True),
     ),
     Optimizer("adam", lambda p: kitae.Adam(p, LR), partial(_adam, lr=LR), slots=("m", "v"), states=2),
+    Optimizer("adam_tracked", _tracked_adam, partial(_adam, lr=LR), slots=("m", "v")),
     Optimizer(
         "adam_l2_l1",
         lambda p: kitae.Adam(p, LR, weight_decay=0.02, l1=0.003),
