@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "bindings/array.h"
+#include "drivers/adaptive_clipping.h"
+#include "drivers/normalization.h"
 
 namespace kitae::bindings {
 namespace {
@@ -45,6 +47,7 @@ class Gradients {
   // The place in the user's list of the kept array i.
   int64_t place(int64_t i) const { return i < 0 ? i : places_[static_cast<size_t>(i)]; }
   const std::vector<int64_t>& places() const { return places_; }
+  const Array& array(size_t i) const { return arrays_[i]; }
 
  private:
   // An array listed twice counts and changes once; arrays that overlap in part are refused.
@@ -145,6 +148,37 @@ void clip_by_value(const py::list& grads, double limit) {
   gradients.list().clip_value(limit);
 }
 
+// axis -1: the array is one unit.
+ChannelSizes units_of(const Array& array, const char* argument, int64_t place, int64_t axis) {
+  if (axis < -1 || axis >= array.ndim) throw Rejected{"axes", "shape"};
+  const std::optional<ChannelSizes> sizes = channel_sizes(array, static_cast<int>(axis));
+  if (!sizes) throw Rejected{argument, "layout", place};
+  return *sizes;
+}
+
+int64_t clip_by_unit(const py::list& params, const py::list& grads, const py::list& axes, double clipping, double eps,
+                     int nonfinite) {
+  const Gradients gradients(grads, Access::write);
+  if (params.size() != grads.size()) throw Rejected{"params", "length"};
+  if (axes.size() != grads.size()) throw Rejected{"axes", "length"};
+  std::vector<UnitPair> pairs;
+  for (size_t i = 0; i < gradients.places().size(); ++i) {
+    const int64_t place = gradients.places()[i];
+    const auto number = static_cast<size_t>(place);
+    const Array &grad = gradients.array(i), param = array_argument(params[number], "params", Access::read, place);
+    require_same_shape(grad, param, "grads", place);
+    if (grad.size == 0) continue;
+    const auto axis = axes[number].cast<int64_t>();
+    pairs.push_back({units_of(param, "params", place, axis), units_of(grad, "grads", place, axis), param, grad, place});
+  }
+  int64_t bad = -1;
+  {
+    const NativeCall native;
+    bad = clip_units(pairs, {clipping, eps, static_cast<Nonfinite>(nonfinite)});
+  }
+  return bad < 0 ? bad : pairs[static_cast<size_t>(bad)].place;
+}
+
 }  // namespace
 
 void register_gradients(py::module_& module) {
@@ -158,6 +192,9 @@ void register_gradients(py::module_& module) {
              "`norms`). max_norm 0: divides by the norm. layers: the first place of each and the end, or None.");
   module.def("clip_grad_value", &clip_by_value, py::call_guard<Arguments>(), py::arg("grads"), py::arg("limit"),
              "In place.");
+  module.def("clip_grad_adaptive", &clip_by_unit, py::call_guard<Arguments>(), py::arg("params"), py::arg("grads"),
+             py::arg("axes"), py::arg("clipping"), py::arg("eps"), py::arg("nonfinite"),
+             "In place; the place of the first non-finite gradient or -1. axes: that of the units, -1: one unit.");
 }
 
 }  // namespace kitae::bindings

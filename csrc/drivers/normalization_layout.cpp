@@ -4,7 +4,7 @@
 namespace kitae {
 
 std::optional<ChannelSizes> channel_sizes(const Array& array, int axis) {
-  ChannelSizes sizes{1, array.shape[axis], 1};
+  ChannelSizes sizes{1, axis < 0 ? 1 : array.shape[axis], 1};
   if (array.size == 0) {
     for (int i = 0; i < array.ndim; ++i)
       if (i != axis) sizes.outer *= array.shape[i];

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "cpu/channel_norms.h"
 #include "cpu/channel_plan.h"
 #include "drivers/vectors.h"
 #include "ops/weight_norm.h"
@@ -52,32 +53,16 @@ struct Forward {
 
   explicit Forward(const WeightNormForward& c) : call(c), sizes(c.sizes), numbers(c) {}
 
-  TileReader<S> reader() const { return {sizes, call.v.as<const S>()}; }
-
-  double norm(int64_t channel, double sum_of_squares) const {
-    if (!std::is_same_v<S, double> || !needs_scaling(sum_of_squares)) return square_root(sum_of_squares);
-    const double scale = rescue_scale(sum_of_squares);
-    double scales[kLanes] = {scale}, squares[kLanes], unused[kLanes];
-    auto read = reader();
-    cpu::sum_channels<SquareTerms, T>(sizes, channel, channel + 1, scales, read, squares, unused);
-    return square_root(squares[0]) / scale;
-  }
   void finish(int64_t begin, int64_t end, const double* sums_of_squares) const {
     for (int64_t channel = begin; channel < end; ++channel) {
-      call.norms[channel] = norm(channel, sums_of_squares[channel - begin]);
+      call.norms[channel] =
+          cpu::channel_norm(sizes, call.v.as<const S>(), channel, sums_of_squares[channel - begin]).norm();
       numbers.inverse[channel] = inverse_norm(call.norms[channel]);
     }
   }
   void map(const Box& box, bool backwards) const {
-    TileBuffer<S> buffer;
-    const S* v = call.v.as<const S>();
-    cpu::for_each_channel_tile(sizes, box, backwards, [&](const Region& tile, const Region& next) {
-      cpu::prefetch_tile(v, sizes, next);
-      const Tile<T> in = cpu::load_tile<T>(v, sizes, tile, buffer.data);
-      const ScaleTable<T> table{numbers.inverse + tile.channel, numbers.g + tile.channel};
-      cpu::store_tile<T>(call.out.as<S>(), sizes, tile, [&](T* to, int64_t stride) {
-        cpu::map_tile(sizes, tile, to, stride, cpu::Ahead{}, table, in);
-      });
+    cpu::map_channel_tiles<S>(sizes, box, backwards, call.v.as<const S>(), call.out.as<S>(), [&](int64_t channel) {
+      return ScaleTable<T>{numbers.inverse + channel, numbers.g + channel};
     });
   }
   void run() const {
@@ -85,7 +70,7 @@ struct Forward {
     cpu::reduce_and_map<SquareTerms, T, TileReader<S>>(
         sizes, sizeof(S), true,
         [](int64_t begin, int64_t end, double* scales) { std::fill(scales, scales + (end - begin), 1.0); },
-        [&] { return reader(); },
+        [&] { return TileReader<S>(sizes, call.v.as<const S>()); },
         [&](int64_t begin, int64_t end, const double*, const double* squares, const double*) {
           finish(begin, end, squares);
         },

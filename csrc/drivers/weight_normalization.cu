@@ -4,109 +4,32 @@
 // 12), the second reading being the level-2 cache's as far as that holds the weights, and 16 bytes a chunk of sums.
 // Kernels: sums of chunks, their folding, the element-wise step. float64's forward adds two, which sum again, scaled,
 // what has overflowed or come near underflow.
-#include <type_traits>
-
+#include "cuda/channel_norms.h"
 #include "cuda/channel_vector.h"
-#include "cuda/convert.h"
-#include "cuda/for_each_row.h"
 #include "cuda/memory.h"
-#include "cuda/reduce_channels.h"
 #include "drivers/weight_normalization.h"
 #include "ops/weight_norm.h"
 
 namespace kitae {
 namespace {
 
-using cuda::ChannelRows;
 using cuda::ChannelVector;
 using cuda::Layout;
 using cuda::Sums;
 
-// The numbers of an element's channel, by row or by column: Numbers at(channel).
-template <class Step, bool kAdjacent>
-struct OfChannel {
-  struct Nothing {};
-  Step step;
-  int64_t channels;
-
-  KITAE_DEVICE bool begin() const { return true; }
-  KITAE_DEVICE auto numbers(int64_t row) const {
-    if constexpr (kAdjacent)
-      return Nothing{};
-    else
-      return step.at(row % channels);
-  }
-  template <class Numbers>
-  KITAE_DEVICE void apply(const Numbers& numbers, int64_t index, int64_t column) const {
-    if constexpr (kAdjacent)
-      step.apply(step.at(column), index);
-    else
-      step.apply(numbers, index);
-  }
-};
-
-template <class Step>
-void map_channels(const ChannelSizes& sizes, const Step& step, cudaStream_t stream) {
-  const ChannelRows rows(sizes);
-  if (sizes.adjacent())
-    cuda::for_each_row(rows.rows, rows.width, OfChannel<Step, true>{step, sizes.channels}, stream);
-  else
-    cuda::for_each_row(rows.rows, rows.width, OfChannel<Step, false>{step, sizes.channels}, stream);
-}
-
 // ---- forward
-
-template <class S>
-struct SquareSource {
-  using Op = SquareTerms;
-  struct Raw {
-    S v;
-  };
-  struct Channel {
-    double parameter;
-  };
-  const S* v;
-
-  KITAE_DEVICE void begin() const {}
-  KITAE_DEVICE bool wanted(int64_t) const { return true; }
-  KITAE_DEVICE Channel channel(int64_t) const { return {1}; }
-  KITAE_DEVICE Raw load(const cuda::Place& place) const { return {v[place.index]}; }
-  KITAE_DEVICE void value(const Raw& raw, const Channel&, double (&inputs)[1]) const {
-    inputs[0] = static_cast<double>(cuda::widen(raw.v));
-  }
-};
-
-// Channels of float64 whose squares overflow or come near underflow.
-struct RescueSource {
-  using Op = SquareTerms;
-  using Raw = SquareSource<double>::Raw;
-  using Channel = SquareSource<double>::Channel;
-  const double *v, *squares;
-
-  KITAE_DEVICE void begin() const {}
-  KITAE_DEVICE bool wanted(int64_t channel) const { return needs_scaling(squares[channel]); }
-  KITAE_DEVICE Channel channel(int64_t index) const { return {rescue_scale(squares[index])}; }
-  KITAE_DEVICE Raw load(const cuda::Place& place) const { return {v[place.index]}; }
-  KITAE_DEVICE void value(const Raw& raw, const Channel&, double (&inputs)[1]) const { inputs[0] = raw.v; }
-};
 
 struct ForwardNumbers {
   double inverse, g;
 };
 
-template <bool kRescue>
-struct FinishNorm {
+struct KeepNorm {
   ChannelVector g;
-  double *norms, *squares;
+  double* norms;
   ForwardNumbers* table;
 
-  KITAE_DEVICE bool wanted(int64_t channel) const { return !kRescue || needs_scaling(squares[channel]); }
-  KITAE_DEVICE void operator()(int64_t channel, const Sums& sums) const {
-    double norm = square_root(sums.first);
-    if constexpr (kRescue)
-      norm = norm / rescue_scale(squares[channel]);
-    else
-      squares[channel] = sums.first;
+  KITAE_DEVICE void operator()(int64_t channel, const ScaledNorm& found) const {
+    const double norm = found.norm();
     norms[channel] = norm;
     table[channel] = {inverse_norm(norm), g.read(channel, 1)};
   }
@@ -118,6 +41,7 @@ struct ScaleStep {
   S* w;
   const ForwardNumbers* table;
 
+  KITAE_DEVICE bool begin() const { return true; }
   KITAE_DEVICE ForwardNumbers at(int64_t channel) const { return table[channel]; }
   KITAE_DEVICE void apply(const ForwardNumbers& numbers, int64_t index) const {
     const ScaleDirection<Compute<S>> scale{numbers.inverse, numbers.g};
@@ -137,14 +61,10 @@ void forward(const WeightNormForward& call) {
   double *const of_channel = reinterpret_cast<double*>(scratch + squares), *const sums = reinterpret_cast<double*>(
                                                                                scratch + partial);
   ForwardNumbers* const numbers = reinterpret_cast<ForwardNumbers*>(scratch + table);
-  const ChannelVector g(call.g);
   const S* const v = call.v.as<const S>();
-  cuda::reduce_channels(sizes, SquareSource<S>{v}, FinishNorm<false>{g, call.norms, of_channel, numbers}, sums, stream);
+  cuda::measure_channels(sizes, v, KeepNorm{ChannelVector(call.g), call.norms, numbers}, of_channel, sums, stream);
   if (sizes.size() == 0) return;
-  if constexpr (std::is_same_v<S, double>)
-    cuda::reduce_channels(sizes, RescueSource{v, of_channel}, FinishNorm<true>{g, call.norms, of_channel, numbers},
-                          sums, stream);
-  map_channels(sizes, ScaleStep<S>{v, call.out.as<S>(), numbers}, stream);
+  cuda::map_channels(sizes, ScaleStep<S>{v, call.out.as<S>(), numbers}, stream);
 }
 
 // ---- backward
@@ -194,6 +114,7 @@ struct DirectionStep {
   S* dv;
   const BackwardNumbers* table;
 
+  KITAE_DEVICE bool begin() const { return true; }
   KITAE_DEVICE BackwardNumbers at(int64_t channel) const { return table[channel]; }
   KITAE_DEVICE void apply(const BackwardNumbers& numbers, int64_t index) const {
     const DirectionGradient<Compute<S>> gradient{numbers.inverse, numbers.dg, numbers.gain};
@@ -215,7 +136,7 @@ void backward(const WeightNormBackward& call) {
   cuda::reduce_channels(sizes, DirectionSource<S>{dw, v, call.norms},
                         FinishGradient{ChannelVector(call.g), ChannelVector(call.dg), call.norms, numbers},
                         reinterpret_cast<double*>(scratch + partial), stream);
-  if (sizes.size() > 0) map_channels(sizes, DirectionStep<S>{dw, v, call.dv.as<S>(), numbers}, stream);
+  if (sizes.size() > 0) cuda::map_channels(sizes, DirectionStep<S>{dw, v, call.dv.as<S>(), numbers}, stream);
 }
 
 }  // namespace

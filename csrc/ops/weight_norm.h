@@ -39,6 +39,12 @@ struct DirectionTerms {
 // Squares scaled by it neither overflow nor come near underflow.
 KITAE_HD double rescue_scale(double sum_of_squares) { return sum_of_squares < 1 ? 0x1p600 : 0x1p-600; }
 
+// A norm that was taken from values times `scale`.
+struct ScaledNorm {
+  double root, scale;
+  KITAE_HD double norm() const { return root / scale; }
+};
+
 KITAE_HD double inverse_norm(double norm) {
   const double inverse = 1 / norm;
   return norm < 1 && nonfinite(inverse) ? 0 : inverse;

@@ -8,6 +8,7 @@ import numpy as np
 
 from kitae import _checks, _dispatch
 from kitae._checks import Rejected
+from kitae._normalization import copy_in_order
 from kitae.gradients import NONFINITE_CODES, SCOPE_CODES, as_list, clip_value, explain, norms_on_device
 
 __all__ = ["clip_grad_adaptive", "normalize_gradients"]
@@ -123,9 +124,13 @@ def clip_grad_adaptive(
 
     params, grads: arrays, or lists, tuples or dicts of them (grads by the keys of params); a None in grads leaves
     its parameter out; the same shape and device; float32, float64, float16 or bfloat16. Only grads are written.
-    clipping > 0, eps > 0. Norms are taken in float64, the factor and the product are rounded once each. nonfinite:
-    as in ``clip_grad_norm``, over all of grads; on CUDA "raise" and "skip" wait for the device here. Each array
-    passes memory several times: composed of array operations, not one kernel.
+    An array listed twice in grads is clipped once, by the first parameter. clipping > 0, eps > 0. nonfinite: as in
+    ``clip_grad_norm``, over all of grads; on CUDA nothing is waited for.
+
+    One native call over the list. Norms are summed in float64 in a fixed order, compared and divided there; the factor
+    and the product are rounded once each. Memory without gaps is clipped where it lies, in any order of its axes;
+    other strided arrays by way of a copy. float64 whose squares overflow is scaled: finite gradients stay what the
+    formula says.
 
     Source: Brock, De, Smith and Simonyan 2021, equation 3; the authors' code also takes vectors as a whole. They leave
     the last layer out: pass the others. optax.adaptive_grad_clip takes the first of three axes as inputs; we follow
@@ -137,19 +142,49 @@ def clip_grad_adaptive(
     if axis is not None:
         axis = _checks.integer(op, "axis", axis, low=-64, high=63)
     _checks.one_of(op, "nonfinite", nonfinite, _checks.NONFINITE)
-    pairs = _pairs(op, params, grads)
-    if nonfinite in ("raise", "skip"):
-        for place, _, grad in pairs:
-            if not bool(_dispatch.array_module(grad).isfinite(grad).all()):
-                if nonfinite == "raise":
-                    raise _checks.nonfinite_gradient(op, place, grad)
-                return
-    for _, param, grad in pairs:
-        _clip_units(param, grad, clipping, eps, axis, zero=nonfinite == "zero")
+    places, of_params, of_grads, first = _pairs(op, params, grads)
+    if first is None:
+        return
+    axes = [-1 if grad is None else _axis_of_units(grad, axis) for grad in of_grads]
+    backend = _dispatch.backend_for(first, op, "grads")
+    given = of_grads
+    of_params, of_grads = list(of_params), list(of_grads)
+    rule = nonfinite
+    while True:
+        try:
+            if rule == "zero":  # stored first, they count as 0 in what follows
+                on_device = norms_on_device(of_grads, first)
+                backend.clip_grad_norm(
+                    of_grads, np.inf, 0.0, NONFINITE_CODES[rule], SCOPE_CODES["all"], None, on_device
+                )
+                rule = "propagate"
+            bad = backend.clip_grad_adaptive(of_params, of_grads, axes, clipping, eps, NONFINITE_CODES[rule])
+        except Rejected as rejected:
+            if rejected.reason != "layout":
+                raise explain(op, rejected, of_grads) from None
+            arrays = of_params if rejected.argument == "params" else of_grads
+            arrays[rejected.index] = copy_in_order(arrays[rejected.index])
+            continue
+        break
+    if bad >= 0 and nonfinite == "raise":
+        raise _checks.nonfinite_gradient(op, places[bad], given[bad])
+    if bad < 0:
+        for array, changed in zip(given, of_grads, strict=True):
+            if changed is not array:
+                array[...] = changed
 
 
-def _pairs(op: str, params: Any, grads: Any) -> list[tuple[Any, Any, Any]]:
-    """(place, parameter, gradient) of every gradient that is there, checked."""
+def _axis_of_units(array: Any, axis: int | None) -> int:
+    """-1: the array is one unit."""
+    if array.ndim < 2:
+        return -1
+    if axis is not None and -array.ndim <= axis < array.ndim:
+        return axis % int(array.ndim)
+    return 1 if array.ndim == 2 else 0
+
+
+def _pairs(op: str, params: Any, grads: Any) -> tuple[list[Any], list[Any], list[Any], Any]:
+    """Names of the places, parameters, gradients, and the first gradient that is not None; checked."""
     if isinstance(params, Mapping) or isinstance(grads, Mapping):
         if not (isinstance(params, Mapping) and isinstance(grads, Mapping) and set(params) == set(grads)):
             raise _checks.error(ValueError, op, "grads", "a dict with the keys of params, a dict", grads)
@@ -173,7 +208,7 @@ def _pairs(op: str, params: Any, grads: Any) -> list[tuple[Any, Any, Any]]:
             raise _checks.error(
                 ValueError, op, f"grads{place}", "memory of its own", _checks.Words("memory of its parameter")
             )
-    return [(p, w, g) for p, w, g in zip(places, of_params, of_grads, strict=True) if g is not None]
+    return places, of_params, of_grads, first
 
 
 def _refuse(op: str, argument: str, place: str, array: Any, first: Any, *, write: bool) -> None:
@@ -190,23 +225,3 @@ def _refuse(op: str, argument: str, place: str, array: Any, first: Any, *, write
         array_argument(array, argument + place, write=write)
     except Rejected as rejected:
         raise _checks.explain(op, rejected, {argument + place: array}) from None
-
-
-def _clip_units(param: Any, grad: Any, clipping: float, eps: float, axis: int | None, *, zero: bool) -> None:
-    xp = _dispatch.array_module(grad)
-    of_units = -1 if grad.ndim == 2 else 0
-    if axis is not None and grad.ndim > 1 and -grad.ndim <= axis < grad.ndim:
-        of_units = axis
-    summed = tuple(i for i in range(grad.ndim) if grad.ndim < 2 or i != of_units % grad.ndim)
-
-    def norms(array: Any) -> Any:
-        return xp.sqrt(xp.sum(xp.square(array.astype(np.float64)), axis=summed, keepdims=True))
-
-    kind = np.float64 if grad.dtype == np.float64 else np.float32
-    with np.errstate(all="ignore"):
-        value = grad.astype(kind)
-        if zero:
-            value = xp.where(xp.isfinite(value), value, kind(0))
-        norm, most = norms(value), clipping * xp.maximum(norms(param), eps)
-        factor = xp.where(norm > most, most / norm, 1.0)
-        grad[...] = value * factor.astype(kind)

@@ -35,6 +35,7 @@ OP_NAMES = {
     "clip_grad_norm": "clipping by global norm",
     "clip_grad_value": "clipping by value",
     "normalize_gradients": "clipping each layer by its norm",
+    "clip_grad_adaptive": "clipping each unit by its weights",
     "torch_batch_norm": "kitae.torch.BatchNorm2d, both passes",
     "torch_dropout": "kitae.torch.Dropout, both passes",
     "torch_sgd": "kitae.torch.SGD",

@@ -9,7 +9,7 @@ from kitae.reference.convolution import (
     max_pool_forward,
 )
 from kitae.reference.dropout import dropout_backward, dropout_forward, dropout_mask
-from kitae.reference.gradients import clip_grad_norm, clip_grad_value, global_norm
+from kitae.reference.gradients import clip_grad_adaptive, clip_grad_norm, clip_grad_value, global_norm
 from kitae.reference.layer_normalization import layer_norm_backward, layer_norm_forward
 from kitae.reference.normalization import batch_norm_backward, batch_norm_forward, batch_norm_sizes
 from kitae.reference.optimizers import OptimizerPlan
@@ -22,6 +22,7 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_forward",
     "batch_norm_sizes",
+    "clip_grad_adaptive",
     "clip_grad_norm",
     "clip_grad_value",
     "col2im",

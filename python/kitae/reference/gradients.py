@@ -1,4 +1,4 @@
-"""Norms and clipping (csrc/drivers/gradients.cpp, csrc/ops/global_norm.h) in NumPy."""
+"""Norms and clipping (csrc/drivers/gradients.cpp and adaptive_clipping.cpp) in NumPy."""
 
 import math
 from bisect import bisect_left
@@ -10,7 +10,9 @@ import numpy as np
 
 from kitae._checks import Rejected
 from kitae.reference._arrays import array_argument, compute_type, store, widen
+from kitae.reference._channels import Layout, layout_of
 from kitae.reference._order import sum_in_order
+from kitae.reference.weight_normalization import scaled_norms
 
 RAISE, SKIP, ZERO, PROPAGATE = range(4)
 SCOPE_NONE, SCOPE_ALL, SCOPE_TENSOR, SCOPE_LAYER = range(4)
@@ -168,3 +170,54 @@ def clip_grad_value(grads: list[Any], limit: float) -> None:
         high = compute_type(grad.dtype)(limit)
         below = np.where(value < -high, -high, value)
         store(grad, np.where(below > high, high, below))
+
+
+class _Units:
+    """An array as (outer, units, inner); axis -1: one unit."""
+
+    def __init__(self, array: np.ndarray, argument: str, place: int, axis: int) -> None:
+        if not -1 <= axis < array.ndim:
+            raise Rejected("axes", "shape")
+        self.array = array[np.newaxis] if axis < 0 else array
+        try:
+            self.layout: Layout = layout_of(self.array, max(axis, 0), argument)
+        except Rejected as rejected:
+            raise Rejected(argument, rejected.reason, place) from None
+
+    def view(self) -> np.ndarray:
+        return self.layout.view(self.array)
+
+    def norms(self) -> tuple[np.ndarray, np.ndarray]:
+        return scaled_norms(self.view().astype(np.float64), self.array.dtype == np.float64)
+
+
+def clip_grad_adaptive(
+    params: list[Any], grads: list[Any], axes: list[int], clipping: float, eps: float, nonfinite: int
+) -> int:
+    kept = _distinct(grads)
+    for argument, listed in (("params", params), ("axes", axes)):
+        if len(listed) != len(grads):
+            raise Rejected(argument, "length")
+    pairs = []
+    for place, grad in kept:
+        param = array_argument(params[place], "params", index=place)
+        if param.shape != grad.shape:
+            raise Rejected("grads", "shape", place)
+        if grad.size:
+            axis = axes[place]
+            pairs.append((place, _Units(param, "params", place, axis), _Units(grad, "grads", place, axis)))
+    steps = []
+    with np.errstate(all="ignore"):
+        for place, of_param, of_grad in pairs:
+            root, scale = of_param.norms()
+            norm = root / scale
+            limit = clipping * np.where(norm < eps, eps, norm)
+            root, scale = of_grad.norms()
+            if nonfinite != PROPAGATE and not np.isfinite(root).all():
+                return place
+            steps.append((of_grad.view(), np.where(root > limit * scale, limit * scale / root, 1.0)))
+        for grad, factor in steps:
+            if (factor != 1.0).any():
+                value = widen(grad)
+                store(grad, value * factor.astype(value.dtype)[:, np.newaxis])
+    return -1

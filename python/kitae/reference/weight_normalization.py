@@ -16,16 +16,16 @@ def _inverse(norms: np.ndarray) -> np.ndarray:
     return np.where((norms < 1) & ~np.isfinite(inverse), 0.0, inverse)
 
 
-def _norms(wide: np.ndarray, rescued: bool) -> np.ndarray:
-    """Of the channels of float64 (outer, channels, inner)."""
+def scaled_norms(wide: np.ndarray, rescued: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Of the channels of float64 (outer, channels, inner): norms of the values times the second result."""
     squares = sum_channels(wide * wide)
-    norms: np.ndarray = np.sqrt(squares)
+    scale = np.ones_like(squares)
     again = ~(squares >= _SMALLEST_SAFE_SQUARES) | ~np.isfinite(squares)
     if rescued and again.any():
-        scale = np.where(squares < 1, 2.0**600, 2.0**-600)
+        scale = np.where(again, np.where(squares < 1, 2.0**600, 2.0**-600), 1.0)
         scaled = wide * scale[:, np.newaxis]
-        norms = np.where(again, np.sqrt(sum_channels(scaled * scaled)) / scale, norms)
-    return norms
+        squares = np.where(again, sum_channels(scaled * scaled), squares)
+    return np.sqrt(squares), scale
 
 
 def weight_norm_forward(
@@ -45,7 +45,8 @@ def weight_norm_forward(
     kind = compute_type(v.dtype)
     with np.errstate(all="ignore"):
         wide = layout.view(v).astype(np.float64)
-        norms[:] = _norms(wide, kind is np.float64)
+        root, scale = scaled_norms(wide, kind is np.float64)
+        norms[:] = root / scale
         inverse, gains = _inverse(norms)[:, np.newaxis], numbers_of(gains, 1, channels)[:, np.newaxis]
         store(layout.view(out), ((wide * inverse) * gains).astype(kind))
 

@@ -1,6 +1,7 @@
-"""Gradients as a whole: the global norm, clipping by norm and by value, DL4J's five normalizations."""
+"""Gradients as a whole: the global norm, clipping by norm and by value, DL4J's normalizations, adaptive clipping."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,11 +15,22 @@ from .tensors import BENCH_SIZES, TEST_SIZES, tensors, total_bytes
 CLIP_EPS = 1e-6
 MAX_NORM = 0.5
 LIMIT = 0.05
+CLIPPING, UNIT_EPS = 0.1, 1e-3
 
 _TEST_SIZES = (
     *(size for size in TEST_SIZES if "missing" not in size.options),
     Size("squares overflow", ((64, 2), (7,)), values="huge"),
     Size("below the limit", ((3, 2), (7,)), values="tiny"),
+)
+
+
+_UNIT_SIZES = (
+    *_TEST_SIZES,
+    Size("squares of float64 overflow", ((64, 2), (7,), (3, 5, 2)), values="vast"),
+    Size("units along the first axis", ((40, 30), (6, 2, 3, 3), (50,)), options={"axis": 0}),
+    Size("units along the middle axis", ((5, 40, 3), (3, 33, 100), (2, 9, 5000)), options={"axis": 1}),
+    Size("long units", ((9000, 3), (2, 70_000), (600, 600)), options={"axis": 1}),
+    Size("one unit of many chunks", ((300_001,), (20_000, 1)), options={"axis": 0}),
 )
 
 
@@ -97,6 +109,43 @@ def _expected_layers(inputs: Inputs) -> dict[str, Expected]:
     return norms | clipped
 
 
+def _make_units(rng: np.random.Generator, size: Size, dtype: np.dtype) -> Inputs:
+    spread = {"normal": 0.1, "tiny": 1e-3, "huge": 3000.0 if dtype.itemsize == 2 else 1e19, "vast": 3000.0}[size.values]
+    grads = tensors(rng, size, dtype, spread=spread)
+    if size.values == "vast" and dtype == np.float64:
+        for grad in grads:
+            grad *= 1e200
+    # A parameter's memory order and dtype are its own.
+    layout = "contiguous" if size.layout == "fortran" else size.layout
+    return {
+        "weights": tensors(rng, replace(size, layout=layout), dtype),
+        "grads": grads,
+        "axis": size.options.get("axis"),
+    }
+
+
+def _call_units(inputs: Inputs, out: Mapping[str, np.ndarray]) -> Results:
+    kitae.clip_grad_adaptive(inputs["weights"], inputs["grads"], CLIPPING, eps=UNIT_EPS, axis=inputs["axis"])
+    return _changed(inputs)
+
+
+def others_than_units(grad: np.ndarray, axis: int | None) -> tuple[int, ...]:
+    """The axes that a unit's norm sums over."""
+    units = None if grad.ndim < 2 else axis if axis is not None else 1 if grad.ndim == 2 else 0
+    return tuple(i for i in range(grad.ndim) if i != units)
+
+
+def _expected_units(inputs: Inputs) -> dict[str, Expected]:
+    clipped = {}
+    for i, (w, g) in enumerate(zip(inputs["weights"], inputs["grads"], strict=True)):
+        summed, value = others_than_units(g, inputs["axis"]), wide(g)
+        norm, most = (np.sqrt(np.square(wide(a)).sum(axis=summed, keepdims=True)) for a in (g, w))
+        most = CLIPPING * np.maximum(most, UNIT_EPS)
+        value = np.where(norm > most, most / np.where(norm == 0, 1, norm), 1.0) * value
+        clipped[f"grads.{i}"] = Expected(value, extra=2 * _relative_error([g]) * np.abs(value))
+    return clipped
+
+
 def _traffic(inputs: Inputs, level2: int, *, reads_twice: bool = False, writes: bool = True) -> Traffic:
     grads = total_bytes(inputs["grads"])
     return Traffic(grads * (2 if reads_twice and grads > level2 else 1), grads if writes else 0)
@@ -157,5 +206,23 @@ CASES = (
         changes=("grads",),
         bench_sizes=BENCH_SIZES,
         traffic=partial(_traffic, reads_twice=True),
+    ),
+    Case(
+        name="clip_grad_adaptive",
+        family="clipping",
+        dtypes=_DTYPES,
+        test_sizes=_UNIT_SIZES,
+        make=_make_units,
+        call=_call_units,
+        expected=_expected_units,
+        tolerance={
+            "grads": Tolerance(4, "two roots, the limit, the quotient and the product; below float64 the last two")
+        },
+        changes=("grads",),
+        bench_sizes=tuple(replace(size, options={}) for size in BENCH_SIZES if "tensors of" not in size.label),
+        traffic=lambda inputs, level2: Traffic(
+            _traffic(inputs, level2, reads_twice=True).read + total_bytes(inputs["weights"]),
+            total_bytes(inputs["grads"]),
+        ),
     ),
 )

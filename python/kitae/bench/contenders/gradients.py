@@ -10,7 +10,7 @@ import kitae
 
 from .. import textbook
 from ..cases import Inputs, Results
-from ..cases.gradients import CLIP_EPS, LIMIT, MAX_NORM, layers_of
+from ..cases.gradients import CLIP_EPS, CLIPPING, LIMIT, MAX_NORM, UNIT_EPS, layers_of, others_than_units
 from .blocks import blocks
 from .contender import Contender, Contenders, System, in_numpys_arithmetic, tensor_over, torch_if_installed
 
@@ -42,8 +42,35 @@ def clip_in_blocks(pieces: Sequence[np.ndarray], max_norm: float) -> float:
     return norm
 
 
+def clip_units(weights: Sequence[np.ndarray], grads: Sequence[np.ndarray], axis: int | None, clipping: float) -> None:
+    """As one writes it: norms along the axes that are no units."""
+    for w, g in zip(weights, grads, strict=True):
+        others = others_than_units(g, axis)
+        norm = np.sqrt(np.sum(g**2, axis=others, keepdims=True))
+        most = clipping * np.maximum(np.sqrt(np.sum(w**2, axis=others, keepdims=True)), UNIT_EPS)
+        g *= np.where(norm > most, most / np.maximum(norm, 1e-30), 1.0)
+
+
+def clip_units_in_place(
+    weights: Sequence[np.ndarray], grads: Sequence[np.ndarray], axis: int | None, clipping: float
+) -> None:
+    """Without temporaries of an array's size, and without a product where nothing is clipped."""
+    for w, g in zip(weights, grads, strict=True):
+        letters = "abcdefgh"[: g.ndim]
+        others = others_than_units(g, axis)
+        sums = f"{letters},{letters}->" + "".join(letters[i] for i in range(g.ndim) if i not in others)
+        norm = np.sqrt(np.einsum(sums, g, g))
+        most = clipping * np.maximum(np.sqrt(np.einsum(sums, w, w)), UNIT_EPS)
+        if not (norm > most).any():
+            continue
+        factor = np.where(norm > most, most / np.maximum(norm, 1e-30), 1.0).astype(g.dtype)
+        np.multiply(g, np.expand_dims(factor, others) if g.ndim > 1 else factor, out=g)
+
+
 def contenders(case: str, inputs: Inputs) -> Contenders:
     grads = inputs["grads"]
+    if case == "clip_grad_adaptive":
+        return _units(inputs)
     plain = in_numpys_arithmetic(grads[0])
     pieces = [piece for (piece,) in blocks(grads)]
     limit = ShrinkingLimit(MAX_NORM)
@@ -107,6 +134,26 @@ def contenders(case: str, inputs: Inputs) -> Contenders:
     if torch is not None:
         made += _torch(torch, case, grads, limit, results)
     return made
+
+
+def _units(inputs: Inputs) -> Contenders:
+    weights, grads, axis = inputs["weights"], inputs["grads"], inputs["axis"]
+    limit = ShrinkingLimit(CLIPPING)
+
+    def changed(_: Any) -> Results:
+        return {f"grads.{i}": g for i, g in enumerate(grads)}
+
+    calls: tuple[tuple[System, str, Callable[[], Any]], ...] = (
+        ("textbook", "", lambda: clip_units(weights, grads, axis, limit.next())),
+        ("NumPy", "out=", lambda: clip_units_in_place(weights, grads, axis, limit.next())),
+        ("kitae", "", lambda: kitae.clip_grad_adaptive(weights, grads, limit.next(), eps=UNIT_EPS, axis=axis)),
+    )
+    plain = in_numpys_arithmetic(grads[0])
+    return [
+        Contender(system, variant, "in place", call, changed)
+        for system, variant, call in calls
+        if plain or system == "kitae"
+    ]
 
 
 def _torch(
