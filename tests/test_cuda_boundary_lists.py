@@ -156,6 +156,31 @@ def test_what_raise_finds_is_raised_by_check(cuda: ModuleType) -> None:
     _assert_same(params, [np.ones(5, np.float32), np.ones(4, np.float32)])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+def test_adaptive_clipping(cuda: ModuleType, rng: np.random.Generator, dtype: str) -> None:
+    params, grads = _made(rng, dtype), [4 * g for g in _made(rng, dtype)]
+    for of_units in (None, 0):
+        own = _on_device([*grads, np.ones((6, 8), dtype)])
+        kitae.clip_grad_adaptive(_on_device([*params, np.ones((6, 8), dtype)]), own, axis=of_units)
+        expected = [*(g.copy() for g in grads), np.ones((6, 8), dtype)]
+        kitae.clip_grad_adaptive([*params, np.ones((6, 8), dtype)], expected, axis=of_units)
+        _assert_same(own, expected)
+    for rule in ("raise", "skip"):
+        broken = [np.full(9, np.nan, dtype) if i == 2 else g for i, g in enumerate(grads)]
+        own = _on_device(broken)
+        kitae.clip_grad_adaptive(_on_device([params[0], params[1], np.ones(9, dtype), params[3]]), own, nonfinite=rule)
+        _assert_same(own, broken)
+        if rule == "raise":
+            with pytest.raises(FloatingPointError, match="number 2 "):
+                kitae.check()
+        kitae.check()
+    kitae.clip_grad_adaptive(
+        _on_device([np.ones(2, dtype)]), own := _on_device([np.array([3, np.inf], dtype)]), nonfinite="zero"
+    )
+    assert own[0].get()[1] == 0
+    np.testing.assert_allclose(own[0].get()[0], 0.01 * np.sqrt(2), rtol=1e-3)
+
+
 @pytest.mark.parametrize("mode", ["clip_l2_per_layer", "renormalize_l2_per_layer", "clip_l2_per_param_type"])
 def test_normalizations(cuda: ModuleType, rng: np.random.Generator, mode: str) -> None:
     grads = _made(rng)

@@ -250,6 +250,66 @@ def test_adaptive_clipping_and_nonfinite_gradients():
     assert math.isnan(grads[1][1])
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+def test_adaptive_clipping_knows_no_overflow(name):
+    # Squares beyond float64's range on both sides, and a norm that overflows itself.
+    params = [np.array([3.0, 4.0]), np.zeros(2), np.array([3e200, 4e200]), np.ones(4)]
+    grads = [np.array([3e200, 4e200]), np.array([3e-200, 4e-200]), np.array([3.0, 4.0]), np.full(4, -1.5e308)]
+    with kitae.use_backend(name):
+        kitae.clip_grad_adaptive(params[:1], grads[:1], 0.1)
+        kitae.clip_grad_adaptive(params[1:2], grads[1:2], 1.0, eps=1e-201)
+        kitae.clip_grad_adaptive(params[2:], grads[2:], 0.1)
+    # A root each, the limit, the quotient and the product: 5 units in the last place.
+    np.testing.assert_allclose(grads[0], [0.3, 0.4], rtol=5 * 2.0**-52)
+    np.testing.assert_allclose(grads[1], [6e-202, 8e-202], rtol=5 * 2.0**-52)
+    np.testing.assert_array_equal(grads[2], [3, 4])
+    # The factor, 0.2 / 3e308, is subnormal, with 47 of its 53 bits.
+    np.testing.assert_allclose(grads[3], np.full(4, -0.1), rtol=2.0**-46)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("rule", ["raise", "skip"])
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_adaptive_clipping_that_stops_writes_nothing(name, rule, bad, dtype, rng):
+    params = {f"{i}": rng.standard_normal((300, 200)).astype(dtype) for i in range(3)}
+    grads = {key: (5 * value[::-1, ::2]).repeat(2, 1)[:, ::2] for key, value in params.items()}
+    params = {key: value[:, ::2] for key, value in params.items()}  # strided: copied inside
+    grads["2"][299, 7] = bad
+    before = [g.tobytes() for g in grads.values()]
+    with kitae.use_backend(name):
+        if rule == "raise":
+            with pytest.raises(FloatingPointError, match=r"grads\['2'\]: expected finite elements, got 1 .*\(299, 7\)"):
+                kitae.clip_grad_adaptive(params, grads)
+        else:
+            kitae.clip_grad_adaptive(params, grads, nonfinite="skip")
+        assert [g.tobytes() for g in grads.values()] == before
+        kitae.clip_grad_adaptive(params, grads, nonfinite="zero")
+    limits = 0.01 * np.linalg.norm(params["2"].astype(np.float64), axis=0)
+    np.testing.assert_allclose(np.linalg.norm(grads["2"].astype(np.float64), axis=0), limits, rtol=1e-6)
+    assert grads["2"][299, 7] == 0
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_adaptive_clipping_of_parameters_that_are_not_finite(name):
+    params, grads = [np.array([1.0, bad]) for bad in (np.nan, np.inf)], [np.full(2, 1e9) for _ in range(2)]
+    with kitae.use_backend(name):
+        kitae.clip_grad_adaptive(params, grads)
+    np.testing.assert_array_equal(grads, np.full((2, 2), 1e9))
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("step", [1, 2])
+def test_adaptive_clipping_of_shared_gradients(name, step):
+    memory = np.full(12, 8.0)
+    shared = memory[::step][:4]
+    with kitae.use_backend(name):
+        kitae.clip_grad_adaptive([np.ones(4), np.full(4, 1e-9)], [shared, shared], 0.5)
+        np.testing.assert_allclose(shared, np.full(4, 0.5), rtol=1e-15)  # once, by the first
+        with pytest.raises(ValueError, match=r"grads\[1\]: expected memory of its own"):
+            kitae.clip_grad_adaptive([np.ones(4)] * 2, [memory[:4], memory[3:7]])
+
+
 @pytest.mark.parametrize(
     ("params", "grads", "kind", "message"),
     [

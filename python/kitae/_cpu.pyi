@@ -16,6 +16,7 @@ __all__: list[str] = [
     "batch_norm_backward",
     "batch_norm_forward",
     "batch_norm_sizes",
+    "clip_grad_adaptive",
     "clip_grad_norm",
     "clip_grad_value",
     "col2im",
@@ -182,6 +183,18 @@ def batch_norm_forward(
 def batch_norm_sizes(x: typing.Any, axis: typing.SupportsInt | typing.SupportsIndex) -> tuple:
     """
     (outer, channels, inner) of an array whose memory has no gaps.
+    """
+
+def clip_grad_adaptive(
+    params: list,
+    grads: list,
+    axes: list,
+    clipping: typing.SupportsFloat | typing.SupportsIndex,
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    nonfinite: typing.SupportsInt | typing.SupportsIndex,
+) -> int:
+    """
+    In place; the place of the first non-finite gradient or -1. axes: that of the units, -1: one unit.
     """
 
 def clip_grad_norm(

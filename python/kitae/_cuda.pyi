@@ -14,6 +14,7 @@ __all__: list[str] = [
     "batch_norm_forward",
     "batch_norm_sizes",
     "check",
+    "clip_grad_adaptive",
     "clip_grad_norm",
     "clip_grad_value",
     "col2im",
@@ -170,6 +171,18 @@ def batch_norm_sizes(x: typing.Any, axis: typing.SupportsInt | typing.SupportsIn
 def check() -> typing.Any:
     """
     Waits for the devices that were used; (code, place) of what its kernels found since the last call, or None.
+    """
+
+def clip_grad_adaptive(
+    params: list,
+    grads: list,
+    axes: list,
+    clipping: typing.SupportsFloat | typing.SupportsIndex,
+    eps: typing.SupportsFloat | typing.SupportsIndex,
+    nonfinite: typing.SupportsInt | typing.SupportsIndex,
+) -> int:
+    """
+    In place; the place of the first non-finite gradient or -1. axes: that of the units, -1: one unit.
     """
 
 def clip_grad_norm(

@@ -148,7 +148,6 @@ def clip_grad_adaptive(
     axes = [-1 if grad is None else _axis_of_units(grad, axis) for grad in of_grads]
     backend = _dispatch.backend_for(first, op, "grads")
     given = of_grads
-    of_params, of_grads = list(of_params), list(of_grads)
     rule = nonfinite
     while True:
         try:
@@ -162,8 +161,7 @@ def clip_grad_adaptive(
         except Rejected as rejected:
             if rejected.reason != "layout":
                 raise explain(op, rejected, of_grads) from None
-            arrays = of_params if rejected.argument == "params" else of_grads
-            arrays[rejected.index] = copy_in_order(arrays[rejected.index])
+            of_params, of_grads = _without_gaps(of_params), _without_gaps(of_grads)
             continue
         break
     if bad >= 0 and nonfinite == "raise":
@@ -172,6 +170,19 @@ def clip_grad_adaptive(
         for array, changed in zip(given, of_grads, strict=True):
             if changed is not array:
                 array[...] = changed
+
+
+def _without_gaps(arrays: list[Any]) -> list[Any]:
+    """Strided arrays as copies, one that is listed twice as one."""
+    copies: dict[Any, Any] = {}
+    dense = []
+    for array in arrays:
+        if array is not None and not (array.flags.c_contiguous or array.flags.f_contiguous):
+            address = array.data.ptr if _checks.is_cupy(array) else array.ctypes.data
+            key = (address, array.dtype, array.shape, array.strides)
+            array = copies[key] if key in copies else copies.setdefault(key, copy_in_order(array))
+        dense.append(array)
+    return dense
 
 
 def _axis_of_units(array: Any, axis: int | None) -> int:

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "check.h"
+#include "drivers/adaptive_clipping.h"
 #include "drivers/gradients.h"
 #include "drivers/optimizers.h"
 #include "golden.h"
@@ -141,6 +142,23 @@ uint64_t clip() {
   return hash.value();
 }
 
+template <class T>
+uint64_t clip_by_unit() {
+  Hash hash;
+  const ChannelSizes all_sizes[] = {{1, 1, 1025}, {300, 19, 1}, {1, 7, 27}, {1, 5, 9001}, {4, 6, 5}};
+  for (const ChannelSizes& sizes : all_sizes) {
+    Numbers numbers(47);
+    const std::vector<int64_t> shape = {sizes.outer, sizes.channels, sizes.inner};
+    std::vector<T> param = numbers.array<T>(sizes.size()), grad = numbers.array<T>(sizes.size());
+    const Contiguous<T> of_param(param, shape), of_grad(grad, shape);
+    CHECK(clip_units({{sizes, sizes, of_param, of_grad, 0}}, {1.0, 1e-3, Nonfinite::raise}) == -1);
+    hash.array(grad);
+    CHECK(clip_units({{sizes, sizes, of_param, of_grad, 0}}, {1.0 / 3, 1e-3, Nonfinite::raise}) == -1);
+    hash.array(grad);
+  }
+  return hash.value();
+}
+
 }  // namespace
 
 void add_optimizer_rows(std::vector<Row>& rows) {
@@ -154,6 +172,10 @@ void add_optimizer_rows(std::vector<Row>& rows) {
   rows.push_back({"clip/bfloat16", clip<BFloat16>});
   rows.push_back({"clip/float32", clip<float>});
   rows.push_back({"clip/float64", clip<double>});
+  rows.push_back({"clip_by_unit/float16", clip_by_unit<Float16>});
+  rows.push_back({"clip_by_unit/bfloat16", clip_by_unit<BFloat16>});
+  rows.push_back({"clip_by_unit/float32", clip_by_unit<float>});
+  rows.push_back({"clip_by_unit/float64", clip_by_unit<double>});
 }
 
 }  // namespace kitae::golden
