@@ -158,13 +158,19 @@ def test_what_raise_finds_is_raised_by_check(cuda: ModuleType) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
 def test_adaptive_clipping(cuda: ModuleType, rng: np.random.Generator, dtype: str) -> None:
-    params, grads = _made(rng, dtype), [4 * g for g in _made(rng, dtype)]
+    params, grads = _made(rng, dtype), [np.asarray(4 * g) for g in _made(rng, dtype)]
     for of_units in (None, 0):
         own = _on_device([*grads, np.ones((6, 8), dtype)])
         kitae.clip_grad_adaptive(_on_device([*params, np.ones((6, 8), dtype)]), own, axis=of_units)
         expected = [*(g.copy() for g in grads), np.ones((6, 8), dtype)]
         kitae.clip_grad_adaptive([*params, np.ones((6, 8), dtype)], expected, axis=of_units)
         _assert_same(own, expected)
+    # Strided: by way of copies, listed twice as one.
+    wide, weights = (rng.standard_normal((12, 40)).astype(dtype) for _ in range(2))
+    of_device = _on_device([wide])[0][::-1, ::2]
+    kitae.clip_grad_adaptive(_on_device([weights[:, :20].copy()] * 2), [of_device, of_device])
+    kitae.clip_grad_adaptive([weights[:, :20]], [wide[::-1, ::2]])
+    _assert_same([of_device], [wide[::-1, ::2]])
     for rule in ("raise", "skip"):
         broken = [np.full(9, np.nan, dtype) if i == 2 else g for i, g in enumerate(grads)]
         own = _on_device(broken)
