@@ -129,7 +129,7 @@ def _call_units(inputs: Inputs, out: Mapping[str, np.ndarray]) -> Results:
     return _changed(inputs)
 
 
-def others_than_units(grad: np.ndarray, axis: int | None) -> tuple[int, ...]:
+def others_than_units(grad: Any, axis: int | None) -> tuple[int, ...]:
     """The axes that a unit's norm sums over."""
     units = None if grad.ndim < 2 else axis if axis is not None else 1 if grad.ndim == 2 else 0
     return tuple(i for i in range(grad.ndim) if i != units)

@@ -149,11 +149,26 @@ def _units(inputs: Inputs) -> Contenders:
         ("kitae", "", lambda: kitae.clip_grad_adaptive(weights, grads, limit.next(), eps=UNIT_EPS, axis=axis)),
     )
     plain = in_numpys_arithmetic(grads[0])
-    return [
+    made = [
         Contender(system, variant, "in place", call, changed)
         for system, variant, call in calls
         if plain or system == "kitae"
     ]
+    torch = torch_if_installed()
+    if torch is None:
+        return made
+    tensors = [[tensor_over(torch, array) for array in arrays] for arrays in (weights, grads)]
+
+    def torch_units() -> None:
+        """PyTorch has no function for it: its own operations."""
+        clipping = limit.next()
+        for w, g in zip(*tensors, strict=True):
+            others = others_than_units(g, axis) or None
+            norm = torch.linalg.vector_norm(g, dim=others, keepdim=True)
+            most = torch.linalg.vector_norm(w, dim=others, keepdim=True).clamp_(min=UNIT_EPS).mul_(clipping)
+            g.mul_(torch.where(norm > most, most / norm.clamp(min=1e-30), 1.0))
+
+    return [*made, Contender("PyTorch", "native", "in place", torch_units, changed)]
 
 
 def _torch(

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..cases import Inputs, Results
 from ..cases.averaging import DECAY
-from ..cases.gradients import CLIP_EPS, LIMIT, layers_of
+from ..cases.gradients import CLIP_EPS, CLIPPING, LIMIT, UNIT_EPS, layers_of, others_than_units
 from ..cases.gradients import MAX_NORM as CLIP_NORM
 from ..cases.normalization import EPS, RUNNING_DECAY
 from ..cases.optimizers import (
@@ -36,8 +36,8 @@ def installed() -> bool:
 
 
 def contenders(family: str, case: str, inputs: Inputs) -> Contenders:
-    """Nobody where JAX is not installed, where the caller is PyTorch, or where only optax has the op."""
-    if family in ("torch_face", "network") or case == "clip_grad_adaptive" or not installed():
+    """Nobody where JAX is not installed, or where the caller is PyTorch."""
+    if family in ("torch_face", "network") or not installed():
         return []
     if family == "batch_norm":
         return _batch_norm(case, inputs)
@@ -261,7 +261,8 @@ def _gradients(case: str, inputs: Inputs) -> Contenders:
     if case == "global_norm":
         call = _waiting(jax.jit(lambda grads: _clipped(grads, 1)[1]), grads)
         return [Contender("JAX", "jit", "in place", call, lambda norm: {"norm": np.asarray(norm)})]
-    limit = ShrinkingLimit(CLIP_NORM)
+    units = case == "clip_grad_adaptive"
+    limit = ShrinkingLimit(CLIPPING if units else CLIP_NORM)
     held = [grads]
     clip = jax.jit(lambda grads, limit: _clipped(grads, limit)[0], donate_argnums=0)
     clip_value = jax.jit(lambda grads: [jnp.clip(g, -LIMIT, LIMIT) for g in grads], donate_argnums=0)
@@ -279,8 +280,28 @@ def _gradients(case: str, inputs: Inputs) -> Contenders:
     def call_value() -> None:
         held[0] = jax.block_until_ready(clip_value(held[0]))
 
+    def clipped_by_unit(grad: Any, weight: Any, clipping: Any) -> Any:
+        others = others_than_units(grad, inputs["axis"])
+        norm, most = (jnp.sqrt(jnp.sum(jnp.square(a), axis=others, keepdims=True)) for a in (grad, weight))
+        most = clipping * jnp.maximum(most, UNIT_EPS)
+        return grad * jnp.where(norm > most, most / jnp.maximum(norm, 1e-30), 1)
+
+    clip_units = jax.jit(
+        lambda grads, weights, limit: [clipped_by_unit(g, w, limit) for g, w in zip(grads, weights, strict=True)],
+        donate_argnums=0,
+    )
+    weights = [jnp.array(w) for w in inputs["weights"]] if units else []
+
+    def call_units() -> None:
+        held[0] = jax.block_until_ready(clip_units(held[0], weights, limit.next()))
+
     def results(_: Any) -> Results:
         return {f"grads.{i}": np.asarray(g) for i, g in enumerate(held[0])}
 
-    calls = {"clip_grad_norm": call_clip, "clip_grad_value": call_value, "normalize_gradients": call_layers}
+    calls = {
+        "clip_grad_norm": call_clip,
+        "clip_grad_value": call_value,
+        "normalize_gradients": call_layers,
+        "clip_grad_adaptive": call_units,
+    }
     return [Contender("JAX", "jit, donated", "in place", calls[case], results)]
