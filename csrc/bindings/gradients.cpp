@@ -48,6 +48,7 @@ class Gradients {
   int64_t place(int64_t i) const { return i < 0 ? i : places_[static_cast<size_t>(i)]; }
   const std::vector<int64_t>& places() const { return places_; }
   const Array& array(size_t i) const { return arrays_[i]; }
+  py::handle object(size_t i) const { return held_[i]; }
 
  private:
   // An array listed twice counts and changes once; arrays that overlap in part are refused.
@@ -162,13 +163,15 @@ int64_t clip_by_unit(const py::list& params, const py::list& grads, const py::li
   if (params.size() != grads.size()) throw Rejected{"params", "length"};
   if (axes.size() != grads.size()) throw Rejected{"axes", "length"};
   std::vector<UnitPair> pairs;
+  std::vector<py::object> held;  // parameters, while the GIL is released
   for (size_t i = 0; i < gradients.places().size(); ++i) {
     const int64_t place = gradients.places()[i];
-    const auto number = static_cast<size_t>(place);
-    const Array &grad = gradients.array(i), param = array_argument(params[number], "params", Access::read, place);
+    held.push_back(py::reinterpret_borrow<py::object>(PyList_GET_ITEM(params.ptr(), place)));
+    const Array &grad = gradients.array(i), param = array_argument(held.back(), "params", Access::read, place);
     require_same_shape(grad, param, "grads", place);
     if (grad.size == 0) continue;
-    const auto axis = axes[number].cast<int64_t>();
+    if (overlap(grad, gradients.object(i), param, held.back())) throw Rejected{"grads", "overlap", place};
+    const auto axis = axes[static_cast<size_t>(place)].cast<int64_t>();
     pairs.push_back({units_of(param, "params", place, axis), units_of(grad, "grads", place, axis), param, grad, place});
   }
   int64_t bad = -1;

@@ -152,6 +152,7 @@ def clip_grad_adaptive(
     while True:
         try:
             if rule == "zero":  # stored first, they count as 0 in what follows
+                _refuse_pairs(op, places, of_params, of_grads)
                 on_device = norms_on_device(of_grads, first)
                 backend.clip_grad_norm(
                     of_grads, np.inf, 0.0, NONFINITE_CODES[rule], SCOPE_CODES["all"], None, on_device
@@ -159,11 +160,13 @@ def clip_grad_adaptive(
                 rule = "propagate"
             bad = backend.clip_grad_adaptive(of_params, of_grads, axes, clipping, eps, NONFINITE_CODES[rule])
         except Rejected as rejected:
-            if rejected.reason != "layout":
-                raise explain(op, rejected, of_grads) from None
-            of_params, of_grads = _without_gaps(of_params), _without_gaps(of_grads)
-            continue
-        break
+            refused = rejected
+        else:
+            break
+        _refuse_pairs(op, places, of_params, of_grads)
+        if refused.reason != "layout":
+            raise _checks.explain(op, refused, {"params": of_params, "grads": of_grads})
+        of_params, of_grads = _without_gaps(of_params), _without_gaps(of_grads)
     if bad >= 0 and nonfinite == "raise":
         raise _checks.nonfinite_gradient(op, places[bad], given[bad])
     if bad < 0:
@@ -187,7 +190,7 @@ def _without_gaps(arrays: list[Any]) -> list[Any]:
 
 def _axis_of_units(array: Any, axis: int | None) -> int:
     """-1: the array is one unit."""
-    if array.ndim < 2:
+    if getattr(array, "ndim", 0) < 2:  # or no array: the backend says so
         return -1
     if axis is not None and -array.ndim <= axis < array.ndim:
         return axis % int(array.ndim)
@@ -195,7 +198,7 @@ def _axis_of_units(array: Any, axis: int | None) -> int:
 
 
 def _pairs(op: str, params: Any, grads: Any) -> tuple[list[Any], list[Any], list[Any], Any]:
-    """Names of the places, parameters, gradients, and the first gradient that is not None; checked."""
+    """Names of the places, parameters, gradients, and the first gradient that is not None."""
     if isinstance(params, Mapping) or isinstance(grads, Mapping):
         if not (isinstance(params, Mapping) and isinstance(grads, Mapping) and set(params) == set(grads)):
             raise _checks.error(ValueError, op, "grads", "a dict with the keys of params, a dict", grads)
@@ -207,7 +210,13 @@ def _pairs(op: str, params: Any, grads: Any) -> tuple[list[Any], list[Any], list
     if len(of_params) != len(of_grads):
         got = _checks.Words(f"{len(of_grads)}")
         raise _checks.error(ValueError, op, "grads", f"{len(of_params)} entries, one a parameter", got)
-    for number, (param, grad) in enumerate(zip(of_params, of_grads, strict=True)):
+    return places, of_params, of_grads, first
+
+
+def _refuse_pairs(op: str, places: list[Any], params: list[Any], grads: list[Any]) -> None:
+    """Raises what is wrong with a pair, under the user's own names."""
+    first = next(grad for grad in grads if grad is not None)
+    for number, (param, grad) in enumerate(zip(params, grads, strict=True)):
         if grad is None:
             continue
         place = f"[{places[number]!r}]"
@@ -219,7 +228,6 @@ def _pairs(op: str, params: Any, grads: Any) -> tuple[list[Any], list[Any], list
             raise _checks.error(
                 ValueError, op, f"grads{place}", "memory of its own", _checks.Words("memory of its parameter")
             )
-    return places, of_params, of_grads, first
 
 
 def _refuse(op: str, argument: str, place: str, array: Any, first: Any, *, write: bool) -> None:

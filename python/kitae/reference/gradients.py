@@ -203,6 +203,8 @@ def clip_grad_adaptive(
         param = array_argument(params[place], "params", index=place)
         if param.shape != grad.shape:
             raise Rejected("grads", "shape", place)
+        if np.shares_memory(param, grad):
+            raise Rejected("grads", "overlap", place)
         if grad.size:
             axis = axes[place]
             pairs.append((place, _Units(param, "params", place, axis), _Units(grad, "grads", place, axis)))
