@@ -1,5 +1,6 @@
 """Gradients changed layer by layer or unit by unit: DL4J's normalizations and adaptive clipping."""
 
+import operator
 from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
@@ -164,9 +165,11 @@ def clip_grad_adaptive(
         else:
             break
         _refuse_pairs(op, places, of_params, of_grads)
-        if refused.reason != "layout":
+        dense_params, dense_grads = _without_gaps(of_params), _without_gaps(of_grads)
+        same = all(map(operator.is_, dense_params + dense_grads, of_params + of_grads))
+        if refused.reason != "layout" or same:
             raise _checks.explain(op, refused, {"params": of_params, "grads": of_grads})
-        of_params, of_grads = _without_gaps(of_params), _without_gaps(of_grads)
+        of_params, of_grads = dense_params, dense_grads
     if bad >= 0 and nonfinite == "raise":
         raise _checks.nonfinite_gradient(op, places[bad], given[bad])
     if bad < 0:
