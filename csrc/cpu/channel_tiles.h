@@ -55,11 +55,12 @@ inline void visit_in_turn(int64_t count, Make&& make, Visit&& visit, const Regio
 
 // Rows of one channel come in two kinds, told apart once a call. Long ones beyond the level-2 cache ask for memory a
 // line at a time, and across chunks (Ahead); the others ask for the next tile at once (prefetch_tile). Where two
-// tensors are read, twice the memory is waited for, and shorter rows gain.
+// tensors are read, twice the memory is waited for, and shorter rows gain. Rows of many channels ask for later ones.
 constexpr int64_t kLongRow = 256, kLongRowOfPair = 128;
 constexpr int64_t kNearElements = 1 << 16;
 inline bool ask_ahead(const ChannelSizes& sizes, int64_t long_row) {
-  return sizes.inner >= long_row && sizes.size() > kNearElements;
+  const int64_t row = sizes.adjacent() ? sizes.channels : sizes.inner;
+  return row >= (sizes.adjacent() ? kLongRowOfPair : long_row) && sizes.size() > kNearElements;
 }
 constexpr int64_t kShortRowOfMap = 1024;  // up to which an element-wise step goes row by row, without tiles
 
@@ -72,6 +73,8 @@ inline Region first_tile(Region region) {
   return region;
 }
 
+constexpr int64_t kRowsOfColumns = 4;  // channels side by side: rows that are summed together
+
 // A region cut into tiles of at most kTileElements (rows padded to whole lanes), rows in order or the last ones first
 // (they are still in the cache): visit(tile, next tile). `columns`: the most of a tile where channels lie side by side;
 // `after`: what will be visited next.
@@ -82,7 +85,8 @@ inline void for_each_tile(const ChannelSizes& sizes, const Region& region, int64
   const int64_t most = adjacent ? columns : kTileElements;
   const int64_t width = region.columns < most ? region.columns : most;
   if (width == 0) return;
-  const int64_t fit = kTileElements / round_up(width, kLanes);
+  int64_t fit = kTileElements / round_up(width, kLanes);
+  if (adjacent && fit > kRowsOfColumns) fit -= fit % kRowsOfColumns;
   const int64_t across = (region.columns + width - 1) / width, down = (region.rows + fit - 1) / fit;
   const auto make = [&](int64_t i) {
     const int64_t step = backwards ? down - 1 - i / across : i / across;
@@ -95,6 +99,13 @@ inline void for_each_tile(const ChannelSizes& sizes, const Region& region, int64
     return tile;
   };
   visit_in_turn(across * down, make, visit, after);
+}
+
+// Asks for the lines of so many bytes, into the level-2 cache; what follows them.
+template <int kWrite = 0>
+[[gnu::always_inline]] inline const char* fetch(const char* from, int64_t bytes) {
+  for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(from + byte, kWrite, 2);
+  return from + bytes;
 }
 
 template <int kWrite = 0, int kLocality = 3, class S>
@@ -133,10 +144,18 @@ struct Tile {
   const T* row(int64_t index) const { return data + index * stride; }
 };
 
-// With ask_ahead(sizes): where the tile after this one lies; a short rest of a row asks for it at once.
+// With ask_ahead(sizes): where the tile after this one lies; a short rest of a row asks for it at once. Where channels
+// lie side by side, rows kAskedBytes later.
+constexpr int64_t kAskedBytes = 1 << 14;
 template <class S>
 inline Ahead find_ahead(const S* data, const ChannelSizes& sizes, const Region& tile, const Region& next) {
   constexpr int64_t kElement = sizeof(S);
+  if (sizes.adjacent()) {
+    Region later = tile;
+    later.row += round_up((kAskedBytes - 1) / (sizes.channels * kElement) + 1, kRowsOfColumns);
+    if (tile.columns < kLongRowOfPair || later.row + later.rows > sizes.outer) return {};
+    return {reinterpret_cast<const char*>(data + later.offset(sizes)), tile.stride(sizes) * kElement, kElement};
+  }
   if (next.rows == 0) return {};
   if (tile.columns < kLongRowOfPair) {
     prefetch_tile(data, sizes, next);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "cpu/channel_tiles.h"
 #include "cpu/lanes.h"
@@ -74,15 +75,15 @@ template <class T, class F, class... In>
 
 }  // namespace detail
 
-// Whether a box is short rows, whole or not, of one channel each: map_short_rows takes them.
-inline bool of_short_rows(const ChannelSizes& sizes, const Box& box) {
+// Whether map_in_place takes a box: short rows, whole or not, of one channel each, or rows of channels side by side.
+inline bool maps_in_place(const ChannelSizes& sizes, const Box& box) {
   const int64_t length = box.last_column - box.first_column;
-  return !sizes.adjacent() && length >= kLanes && length <= kShortRowOfMap;
+  return sizes.adjacent() || (length >= kLanes && length <= kShortRowOfMap);
 }
 
-// out[i] = f(in[i]...) over such a box, f = function(channel - first channel), where tensors are stored in the type of
-// arithmetic. Without tiles: finding out where one lies takes as long as a few hundred elements. `asking`: for where
-// the next row of the channel will be written.
+namespace detail {
+
+// `asking`: for where the next row of the channel will be written.
 template <class T, class Function, class... In>
 [[gnu::noinline]] void map_short_rows(const ChannelSizes& sizes, const Box& box, bool backwards, bool asking, T* out,
                                       const Function& function, const In*... in) {
@@ -97,8 +98,71 @@ template <class T, class Function, class... In>
       const int64_t next = channel + 1 < channels ? here + inner : row + 1 < rows ? at + step : here;
       (prefetch_row(in + next, length), ...);
       if (asking && row + 1 < rows) prefetch_row<1, 2>(out + here + step, length);
-      detail::map_row(out + here, length, function(channel), (in + here)...);
+      map_row(out + here, length, function(channel), (in + here)...);
     }
+}
+
+// Rows of channels side by side, kRows at a time, which share the loads of a column's numbers; how many were done.
+// kAsk, where rows follow each other without a gap: memory that comes next is asked for in its order, the output's,
+// too.
+template <int kRows, bool kAsk, class T, class Function, class... In>
+[[gnu::noinline]] int64_t map_rows_across(int64_t rows, int64_t columns, int64_t stride, T* out,
+                                          const Function& function, const In*... in) {
+  constexpr int64_t kAsked = 1 << 13, kPiece = 64;  // bytes ahead; columns
+  int64_t row = 0;
+  for (; row + kRows <= rows; row += kRows)
+    for (int64_t begin = 0, end; begin < columns; begin = end) {
+      end = kAsk && begin + kPiece < columns ? begin + kPiece : columns;
+      if constexpr (kAsk) {
+        constexpr int64_t kElement = sizeof(T);
+        const int64_t from = kAsked + (row * stride + begin * kRows) * kElement,
+                      bytes = (end - begin) * kRows * kElement;
+        (fetch(reinterpret_cast<const char*>(in) + from, bytes), ...);
+        fetch<1>(reinterpret_cast<const char*>(out) + from, bytes);
+      }
+#pragma GCC ivdep
+      for (int64_t i = begin; i < end; ++i) {
+        const auto f = function(i);
+        for (int64_t k = row; k < row + kRows; ++k) out[k * stride + i] = f(in[k * stride + i]...);
+      }
+    }
+  return row;
+}
+
+// Two rows at a time are two places of memory, which the hardware does not fetch ahead of, unless they are short; it
+// need not where the level-2 cache holds the tensor, nor in the level-3 cache where we ask. Beyond that cache one place
+// of memory is better, and asking, too. Rows of 4096 bytes would share the sets of a cache.
+template <class T, class Function, class... In>
+inline void map_across(const ChannelSizes& sizes, const Box& box, T* out, const Function& function, const In*... in) {
+  constexpr int64_t kShort = 256, kShortInCache = 2048, kCached = 1 << 21;
+  const int64_t columns = box.last_channel - box.first_channel, stride = sizes.channels;
+  const int64_t first = box.first_row * stride + box.first_channel, rows = box.last_row - box.first_row;
+  const int64_t bytes = stride * static_cast<int64_t>(sizeof(T));
+  const bool near = sizes.size() <= kNearElements, cached = sizes.size() <= kCached;
+  const bool can_ask = !near && columns == stride && columns >= kLongRowOfPair;
+  const bool in_pairs = bytes <= (near || (can_ask && cached) ? kShortInCache : kShort);
+  const bool asking = can_ask && in_pairs == cached;
+  const auto map = [&](auto together, auto ask, int64_t row) {
+    const int64_t at = first + row * stride;
+    return row + map_rows_across<together(), ask()>(rows - row, columns, stride, out + at, function, (in + at)...);
+  };
+  int64_t row = 0;
+  using One = std::integral_constant<int, 1>;
+  using Two = std::integral_constant<int, 2>;
+  if (in_pairs) row = asking ? map(Two{}, std::true_type{}, row) : map(Two{}, std::false_type{}, row);
+  asking ? map(One{}, std::true_type{}, row) : map(One{}, std::false_type{}, row);
+}
+
+}  // namespace detail
+
+// out[i] = f(in[i]...) over such a box, f = function(channel - first channel), where tensors are stored in the type of
+// arithmetic. Without tiles: finding out where one lies takes as long as a few hundred elements. `asking`: for where
+// the next row of one channel will be written.
+template <class T, class Function, class... In>
+inline void map_in_place(const ChannelSizes& sizes, const Box& box, bool backwards, bool asking, T* out,
+                         const Function& function, const In*... in) {
+  if (sizes.adjacent()) return detail::map_across(sizes, box, out, function, in...);
+  detail::map_short_rows(sizes, box, backwards, asking, out, function, in...);
 }
 
 // out[i] = f(in[i]...) for the rows of a tile; f = function(0) along a channel, function(i) where the channels lie side

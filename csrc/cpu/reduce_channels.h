@@ -13,10 +13,10 @@
 namespace kitae::cpu {
 namespace detail {
 
-// Times sixteen columns whose sums and parameters the registers hold: 24 of 32, or 12 of 16.
+// Times sixteen columns whose sums and parameters the registers hold: 24 of 32, or 12 of 16. A tile of no more columns
+// goes by as a whole; of a wider one sixteen columns of a few rows (kRowsOfColumns) at a time, so that memory is read
+// nearly in its order.
 constexpr int kColumnGroups = kVectorBytes == 64 ? 4 : 1;
-// Where a row of a tile is many such groups, few rows at a time: memory is then read nearly in its order.
-constexpr int64_t kRowsOfColumns = kVectorBytes == 64 ? kTileElements : 4;
 
 // Both sums of kGroups times sixteen lanes in registers. Every index is a constant of the unrolled code: an array of
 // vectors that a loop runs over would stay in memory.
@@ -137,26 +137,45 @@ inline void add_columns(double* first, double* second, const Tile<T> (&in)[Op::k
   sums.store(first + column, second + column);
 }
 
+// The same for kRowsOfColumns rows of a tile, sixteen columns at a time. What is ahead of them is asked for meanwhile,
+// in the order of memory and into the level-2 cache: rows that advance side by side are too many places for the
+// hardware to fetch ahead of.
+template <class Op, class T>
+inline void add_rows_across(double* first, double* second, const Tile<T> (&in)[Op::kInputs], int64_t row,
+                            int64_t columns, const double* parameters) {
+  const int64_t steps = columns / kLanes;
+  int64_t step = 0;
+  for (int64_t part = 0; part < kRowsOfColumns; ++part) {
+    const char* ahead[Op::kInputs];
+    for (int i = 0; i < Op::kInputs; ++i) ahead[i] = in[i].ahead.data ? in[i].ahead.row(row + part) : nullptr;
+    for (; step < steps * (part + 1) / kRowsOfColumns; ++step) {
+      for (int i = 0; i < Op::kInputs; ++i)
+        if (ahead[i]) ahead[i] = fetch(ahead[i], kRowsOfColumns * kLanes * in[i].ahead.element);
+      add_columns<1, Op, T>(first, second, in, step * kLanes, row, row + kRowsOfColumns, parameters);
+    }
+  }
+}
+
 // `first`, `second` and `parameters` are padded to whole lanes; what the padding sums up is never looked at.
 template <class Op, class T>
 inline void add_across(double* first, double* second, const Tile<T> (&in)[Op::kInputs], int64_t rows, int64_t columns,
                        const double* parameters) {
   constexpr int kInputs = Op::kInputs;
   constexpr int64_t kWide = kColumnGroups * kLanes;
-  int64_t column = 0;
-  for (int64_t row = 0; row < rows; row += kRowsOfColumns) {
-    const int64_t last = row + kRowsOfColumns < rows ? row + kRowsOfColumns : rows;
-    column = 0;
-    for (; column + kWide <= columns; column += kWide)
-      add_columns<kColumnGroups, Op, T>(first, second, in, column, row, last, parameters);
-    for (; column + kLanes <= columns; column += kLanes)
-      add_columns<1, Op, T>(first, second, in, column, row, last, parameters);
-  }
-  if (column == columns) return;
-  const int64_t count = columns - column;
+  int64_t row = 0, column = 0;
+  if (columns > kWide)
+    for (; row + kRowsOfColumns <= rows; row += kRowsOfColumns)
+      add_rows_across<Op, T>(first, second, in, row, columns, parameters);
+  for (; row < rows && column + kWide <= columns; column += kWide)
+    add_columns<kColumnGroups, Op, T>(first, second, in, column, row, rows, parameters);
+  for (; row < rows && column + kLanes <= columns; column += kLanes)
+    add_columns<1, Op, T>(first, second, in, column, row, rows, parameters);
+  const int64_t count = columns % kLanes;
+  if (count == 0) return;
+  column = columns - count;
   Accumulators<Op, T> sums(first + column, second + column, parameters + column);
   T spare[kInputs][kLanes] = {};
-  for (int64_t row = 0; row < rows; ++row) {
+  for (row = 0; row < rows; ++row) {
     const T* from[kInputs];
     for (int i = 0; i < kInputs; ++i) from[i] = readable(in[i].row(row) + column, in[i].end, count, spare[i]);
     sums.add(from);

@@ -311,10 +311,10 @@ struct Forward : Pass<S> {
     this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const NormalizeTable<T> local = locally(table);
       if constexpr (std::is_same_v<S, T>) {
-        if (!asking && !forward.mask && cpu::of_short_rows(view, part)) {
+        if (!asking && !forward.mask && cpu::maps_in_place(view, part)) {
           const ActivatedTable<activation, T> numbers{local, this->slope};
-          if (!residual) return cpu::map_short_rows(view, part, backwards, false, out, numbers, x());
-          return cpu::map_short_rows(view, part, backwards, false, out, numbers, x(), residual);
+          if (!residual) return cpu::map_in_place(view, part, backwards, false, out, numbers, x());
+          return cpu::map_in_place(view, part, backwards, false, out, numbers, x(), residual);
         }
       }
       cpu::for_each_channel_tile(view, part, backwards, [&](const Region& tile, const Region& next) {
@@ -515,10 +515,10 @@ struct Backward : Pass<S> {
     this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const GradientTable<T> local = locally(this->gradient_table);
       if constexpr (std::is_same_v<S, T>) {
-        if (!backward.mask && !backward.dresidual && cpu::of_short_rows(view, part)) {
+        if (!backward.mask && !backward.dresidual && cpu::maps_in_place(view, part)) {
           if (backward.training)
-            return cpu::map_short_rows(view, part, backwards, asking, dx, local, read.dout, read.x);
-          return cpu::map_short_rows(view, part, backwards, asking, dx, GainTable<T>{local.gain}, read.dout);
+            return cpu::map_in_place(view, part, backwards, asking, dx, local, read.dout, read.x);
+          return cpu::map_in_place(view, part, backwards, asking, dx, GainTable<T>{local.gain}, read.dout);
         }
       }
       cpu::for_each_channel_tile(view, part, backwards, [&](const Region& tile, const Region& next) {
@@ -549,11 +549,11 @@ struct Backward : Pass<S> {
       const PassesTable<T> passes = locally(this->passes);
       const GradientTable<T> local = locally(this->gradient_table);
       if constexpr (std::is_same_v<S, T>) {
-        if (cpu::of_short_rows(view, part)) {
+        if (cpu::maps_in_place(view, part)) {
           const auto map = [&](const auto& gradients) {
             using Gradients = std::decay_t<decltype(gradients)>;
             const MaskedGradientTable<activation, Gradients, T> all{{passes, this->slope}, gradients};
-            cpu::map_short_rows(view, part, backwards, asking, dx, all, dout, x);
+            cpu::map_in_place(view, part, backwards, asking, dx, all, dout, x);
           };
           return backward.training ? map(local) : map(GainTable<T>{local.gain});
         }
