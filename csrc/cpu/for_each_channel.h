@@ -7,6 +7,7 @@
 
 #include "cpu/channel_tiles.h"
 #include "cpu/lanes.h"
+#include "cpu/stream.h"
 
 namespace kitae::cpu {
 
@@ -75,15 +76,31 @@ template <class T, class F, class... In>
 
 }  // namespace detail
 
-// Whether map_in_place takes a box: short rows, whole or not, of one channel each, or rows of channels side by side.
-inline bool maps_in_place(const ChannelSizes& sizes, const Box& box) {
+// How an output is written: as it comes; after asking for the channel's next row; past the caches.
+enum class Writing { plain, asked, streamed };
+
+// Whether map_in_place takes a box: short rows, whole or not, of one channel each, rows of channels side by side, and
+// what is streamed.
+inline bool maps_in_place(const ChannelSizes& sizes, const Box& box, Writing writing) {
   const int64_t length = box.last_column - box.first_column;
-  return sizes.adjacent() || (length >= kLanes && length <= kShortRowOfMap);
+  return sizes.adjacent() || writing == Writing::streamed || (length >= kLanes && length <= kShortRowOfMap);
 }
 
 namespace detail {
 
-// `asking`: for where the next row of the channel will be written.
+// out[i] = at(i)(in[i]...) for so many columns.
+template <class T, class At, class... In>
+[[gnu::always_inline]] inline void stream_columns(LineStream<T>& lines, int64_t columns, const At& at,
+                                                  const In*... in) {
+  for (int64_t begin = 0; begin < columns; begin += lines.kMost) {
+    const int64_t end = begin + lines.kMost < columns ? begin + lines.kMost : columns;
+    T* const to = lines.room() - begin;
+#pragma GCC ivdep
+    for (int64_t i = begin; i < end; ++i) to[i] = at(i)(in[i]...);
+    lines.add(end - begin);
+  }
+}
+
 template <class T, class Function, class... In>
 [[gnu::noinline]] void map_short_rows(const ChannelSizes& sizes, const Box& box, bool backwards, bool asking, T* out,
                                       const Function& function, const In*... in) {
@@ -101,6 +118,9 @@ template <class T, class Function, class... In>
       map_row(out + here, length, function(channel), (in + here)...);
     }
 }
+
+// Two rows at a time are two places of memory, which the hardware does not fetch ahead of unless they are short.
+constexpr int64_t kShortBytes = 256;
 
 // Rows of channels side by side, kRows at a time, which share the loads of a column's numbers; how many were done.
 // kAsk, where rows follow each other without a gap: memory that comes next is asked for in its order, the output's,
@@ -129,18 +149,52 @@ template <int kRows, bool kAsk, class T, class Function, class... In>
   return row;
 }
 
-// Two rows at a time are two places of memory, which the hardware does not fetch ahead of, unless they are short; it
-// need not where the level-2 cache holds the tensor, nor in the level-3 cache where we ask. Beyond that cache one place
-// of memory is better, and asking, too. Rows of 4096 bytes would share the sets of a cache.
+// map_in_place for an output that is streamed.
+template <class T, class Function, class... In>
+[[gnu::noinline]] void map_and_stream(const ChannelSizes& sizes, const Box& box, bool backwards, T* out,
+                                      const Function& function, const In*... in) {
+  const int64_t rows = box.last_row - box.first_row, channels = box.last_channel - box.first_channel;
+  const int64_t stride = sizes.channels * sizes.inner, step = backwards ? -stride : stride;
+  const int64_t begin = box.first_channel * sizes.inner + box.first_column;
+  const int64_t first = box.first_row * stride + begin;
+  int64_t at = backwards ? (box.last_row - 1) * stride + begin : first;
+  if (sizes.adjacent() && channels == stride && channels <= LineStream<T>::kMost) {  // one run of memory
+    LineStream<T> lines(out + first);
+    const int64_t most = channels * static_cast<int64_t>(sizeof(T)) <= kShortBytes ? lines.kMost / channels : 1;
+    for (int64_t row = 0, here = first; row < rows; row += most, here += most * stride) {
+      const int64_t count = rows - row < most ? rows - row : most;
+      const int64_t pairs = map_rows_across<2, false>(count, channels, stride, lines.room(), function, (in + here)...);
+      const int64_t rest = pairs * stride;
+      map_rows_across<1, false>(count - pairs, channels, stride, lines.room() + rest, function, (in + here + rest)...);
+      lines.add(count * channels);
+    }
+  } else if (sizes.adjacent()) {
+    for (int64_t row = 0; row < rows; ++row, at += step) {
+      LineStream<T> lines(out + at);
+      stream_columns(lines, channels, function, (in + at)...);
+    }
+  } else {
+    const int64_t length = box.last_column - box.first_column;
+    for (int64_t row = 0; row < rows; ++row, at += step)
+      for (int64_t channel = 0, here = at; channel < channels; ++channel, here += sizes.inner) {
+        LineStream<T> lines(out + here);
+        stream_columns(lines, length, [f = function(channel)](int64_t) { return f; }, (in + here)...);
+      }
+  }
+  stream_fence();
+}
+
+// Longer rows go in pairs where the level-2 cache holds the tensor, and in the level-3 cache where we ask; rows of 4096
+// bytes would share the sets of a cache. Beyond it one place of memory is better, and asking, too.
 template <class T, class Function, class... In>
 inline void map_across(const ChannelSizes& sizes, const Box& box, T* out, const Function& function, const In*... in) {
-  constexpr int64_t kShort = 256, kShortInCache = 2048, kCached = 1 << 21;
+  constexpr int64_t kShortInCache = 2048, kCached = 1 << 21;
   const int64_t columns = box.last_channel - box.first_channel, stride = sizes.channels;
   const int64_t first = box.first_row * stride + box.first_channel, rows = box.last_row - box.first_row;
   const int64_t bytes = stride * static_cast<int64_t>(sizeof(T));
   const bool near = sizes.size() <= kNearElements, cached = sizes.size() <= kCached;
   const bool can_ask = !near && columns == stride && columns >= kLongRowOfPair;
-  const bool in_pairs = bytes <= (near || (can_ask && cached) ? kShortInCache : kShort);
+  const bool in_pairs = bytes <= (near || (can_ask && cached) ? kShortInCache : kShortBytes);
   const bool asking = can_ask && in_pairs == cached;
   const auto map = [&](auto together, auto ask, int64_t row) {
     const int64_t at = first + row * stride;
@@ -156,13 +210,13 @@ inline void map_across(const ChannelSizes& sizes, const Box& box, T* out, const 
 }  // namespace detail
 
 // out[i] = f(in[i]...) over such a box, f = function(channel - first channel), where tensors are stored in the type of
-// arithmetic. Without tiles: finding out where one lies takes as long as a few hundred elements. `asking`: for where
-// the next row of one channel will be written.
+// arithmetic. Without tiles: finding out where one lies takes as long as a few hundred elements.
 template <class T, class Function, class... In>
-inline void map_in_place(const ChannelSizes& sizes, const Box& box, bool backwards, bool asking, T* out,
+inline void map_in_place(const ChannelSizes& sizes, const Box& box, bool backwards, Writing writing, T* out,
                          const Function& function, const In*... in) {
+  if (writing == Writing::streamed) return detail::map_and_stream(sizes, box, backwards, out, function, in...);
   if (sizes.adjacent()) return detail::map_across(sizes, box, out, function, in...);
-  detail::map_short_rows(sizes, box, backwards, asking, out, function, in...);
+  detail::map_short_rows(sizes, box, backwards, writing == Writing::asked, out, function, in...);
 }
 
 // out[i] = f(in[i]...) for the rows of a tile; f = function(0) along a channel, function(i) where the channels lie side
@@ -176,8 +230,8 @@ inline void map_tile(const ChannelSizes& sizes, const Region& tile, T* out, int6
     // Two short rows share the loads of a column's numbers. Longer ones would be two places of memory at a time, which
     // the hardware does not prefetch; in the level-2 cache they may be longer, as long as they do not share its sets.
     constexpr int kRows = 2;
-    constexpr int64_t kShort = 256, kShortInCache = 2048;
-    const int64_t most = sizes.size() <= kNearElements ? kShortInCache : kShort;
+    constexpr int64_t kShortInCache = 2048;
+    const int64_t most = sizes.size() <= kNearElements ? kShortInCache : detail::kShortBytes;
     const bool near = stride * static_cast<int64_t>(sizeof(T)) <= most;
     for (; near && row + kRows <= tile.rows; row += kRows)
       detail::map_rows<kRows>(out + row * stride, stride, row, tile.columns, function, in...);

@@ -30,6 +30,7 @@ void copy_split(void* to, const void* from, int64_t bytes) {
 void copy_streaming(void* to, const void* from, int64_t bytes) {
   split(bytes, [=](int64_t begin, int64_t end) {
     cpu::stream_bytes(static_cast<char*>(to) + begin, static_cast<const char*>(from) + begin, end - begin);
+    cpu::stream_fence();
   });
 }
 

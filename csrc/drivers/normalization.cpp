@@ -21,6 +21,7 @@ using cpu::Scratch;
 using cpu::Tile;
 using cpu::TileBuffer;
 using cpu::TileReader;
+using cpu::Writing;
 
 // ---- the numbers of the element-wise steps, one table entry a channel
 
@@ -231,6 +232,13 @@ struct Pass {
         [&](const auto& numbers) { return room.spread(numbers, channel, count, inner); });
     }
   }
+  // `asking`: where the output of a channel's next row is worth asking for.
+  template <class... In>
+  Writing writing(const S* out, bool asking, const In*... in) const {
+    const bool large = sizes.size() * static_cast<int64_t>(sizeof(S)) >= cpu::kStreamedBytes;
+    if (large && std::is_same_v<S, T> && ((out != in) && ...)) return Writing::streamed;
+    return asking ? Writing::asked : Writing::plain;
+  }
   uint8_t* mask_row(const Region& tile, int64_t row) const {
     const int64_t index = tile.row + row;
     if (sizes.adjacent()) return call.mask + index * ((sizes.channels + 7) / 8) + tile.channel / 8;
@@ -306,15 +314,16 @@ struct Forward : Pass<S> {
   void map_as(const Box& box, bool backwards) const {
     const S* residual = forward.residual ? forward.residual.template as<const S>() : nullptr;
     S* const out = forward.out.template as<S>();
-    const bool asking = backwards && cpu::ask_ahead(sizes, cpu::kLongRow);
+    const Writing writing = this->writing(out, backwards && cpu::ask_ahead(sizes, cpu::kLongRow), x(), residual);
+    const bool asking = writing == Writing::asked;
     TileBuffer<S> x_buffer, residual_buffer;
     this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const NormalizeTable<T> local = locally(table);
       if constexpr (std::is_same_v<S, T>) {
-        if (!asking && !forward.mask && cpu::maps_in_place(view, part)) {
+        if (!asking && !forward.mask && cpu::maps_in_place(view, part, writing)) {
           const ActivatedTable<activation, T> numbers{local, this->slope};
-          if (!residual) return cpu::map_in_place(view, part, backwards, false, out, numbers, x());
-          return cpu::map_in_place(view, part, backwards, false, out, numbers, x(), residual);
+          if (!residual) return cpu::map_in_place(view, part, backwards, writing, out, numbers, x());
+          return cpu::map_in_place(view, part, backwards, writing, out, numbers, x(), residual);
         }
       }
       cpu::for_each_channel_tile(view, part, backwards, [&](const Region& tile, const Region& next) {
@@ -510,15 +519,15 @@ struct Backward : Pass<S> {
       return with_activation(backward.activation, [&](auto activation) { map_masked<activation()>(box, backwards); });
     GradientReader<S> read = reader(this->as_columns(box));
     S* const dx = backward.dx.template as<S>();
-    const bool asking = backwards && read.ahead;
+    const Writing writing = this->writing(dx, backwards && read.ahead, read.dout, read.x);
+    const bool asking = writing == Writing::asked;
     Tile<T> tiles[2];
     this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const GradientTable<T> local = locally(this->gradient_table);
       if constexpr (std::is_same_v<S, T>) {
-        if (!backward.mask && !backward.dresidual && cpu::maps_in_place(view, part)) {
-          if (backward.training)
-            return cpu::map_in_place(view, part, backwards, asking, dx, local, read.dout, read.x);
-          return cpu::map_in_place(view, part, backwards, asking, dx, GainTable<T>{local.gain}, read.dout);
+        if (!backward.mask && !backward.dresidual && cpu::maps_in_place(view, part, writing)) {
+          if (backward.training) return cpu::map_in_place(view, part, backwards, writing, dx, local, read.dout, read.x);
+          return cpu::map_in_place(view, part, backwards, writing, dx, GainTable<T>{local.gain}, read.dout);
         }
       }
       cpu::for_each_channel_tile(view, part, backwards, [&](const Region& tile, const Region& next) {
@@ -543,17 +552,18 @@ struct Backward : Pass<S> {
   void map_masked(const Box& box, bool backwards) const {
     const S *x = backward.x.template as<const S>(), *dout = backward.dout.template as<const S>();
     S* const dx = backward.dx.template as<S>();
-    const bool asking = backwards && cpu::ask_ahead(sizes, cpu::kLongRowOfPair);
+    const Writing writing = this->writing(dx, backwards && cpu::ask_ahead(sizes, cpu::kLongRowOfPair), dout, x);
+    const bool asking = writing == Writing::asked;
     TileBuffer<S> x_buffer, dout_buffer;
     this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const PassesTable<T> passes = locally(this->passes);
       const GradientTable<T> local = locally(this->gradient_table);
       if constexpr (std::is_same_v<S, T>) {
-        if (cpu::maps_in_place(view, part)) {
+        if (cpu::maps_in_place(view, part, writing)) {
           const auto map = [&](const auto& gradients) {
             using Gradients = std::decay_t<decltype(gradients)>;
             const MaskedGradientTable<activation, Gradients, T> all{{passes, this->slope}, gradients};
-            cpu::map_in_place(view, part, backwards, asking, dx, all, dout, x);
+            cpu::map_in_place(view, part, backwards, writing, dx, all, dout, x);
           };
           return backward.training ? map(local) : map(GainTable<T>{local.gain});
         }
