@@ -749,6 +749,56 @@ def test_backward_in_place(rng: np.random.Generator) -> None:
         assert all(same_bits(a, b) for a, b in zip(expected, got, strict=True))
 
 
+# 17 MB and more go past the caches, 8 MB and more ask for memory: other loops than those that work in place.
+@pytest.mark.parametrize(
+    ("shape", "axis", "dtype"),
+    [
+        ((70_000, 61), 1, np.float32),
+        ((66_000, 64), 1, np.float32),
+        ((17_000, 250), 1, np.float32),
+        ((6_991, 601), 1, np.float32),
+        ((10, 7, 60_001), 1, np.float32),
+        ((9, 500, 31, 31), 1, np.float32),
+        ((6_000, 19, 5, 8), 1, np.float32),
+        ((40_000, 53), 1, np.float64),
+        ((16_500, 131), 1, np.float32),
+        ((1_800, 1_201), 1, np.float32),
+    ],
+)
+def test_large_outputs_have_the_bits_of_those_in_place(
+    rng: np.random.Generator, shape: tuple[int, ...], axis: int, dtype: Any
+) -> None:
+    size, edge = int(np.prod(shape)), 32
+    for offset, activation in ((0, None), (5, "relu")):
+        inputs = Inputs(rng, shape, axis, dtype)
+        room = np.full(size + 2 * edge, 7.5, dtype)
+        out = room[edge + offset :][:size].reshape(shape)
+
+        def intact(room: np.ndarray = room, begin: int = edge + offset) -> bool:
+            return bool(np.all(room[:begin] == 7.5) and np.all(room[begin + size :] == 7.5))
+
+        for training in (True, False):
+            y, saved = inputs.forward(training=training, activation=activation, out=out)
+            assert y is out
+            assert intact()
+            few = [0, shape[axis] // 2, shape[axis] - 1]  # a channel's numbers do not depend on the others
+            part = Inputs(rng, (2, 3))
+            for name, value in vars(inputs).items():
+                if isinstance(value, np.ndarray):
+                    setattr(part, name, np.ascontiguousarray(value[:, few] if value.ndim > 1 else value[few]))
+            expected, _ = part.forward(training=training, activation=activation)
+            assert same_bits(y[:, few], expected)
+            dx, *_ = kitae.batch_norm_backward(inputs.dout, saved, out=out)
+            assert intact()
+            in_place = inputs.dout.copy()
+            kitae.batch_norm_backward(in_place, saved, out=in_place)
+            assert same_bits(dx, in_place)
+        y, _ = inputs.forward(training=False, activation=activation, out=out)
+        in_place = inputs.x = inputs.x.copy()
+        inputs.forward(training=False, activation=activation, out=in_place)
+        assert same_bits(y, in_place)
+
+
 def test_saved_keeps_what_backward_needs(rng: np.random.Generator) -> None:
     inputs = Inputs(rng, (30, 4))
     _, saved = inputs.forward(activation="relu")
