@@ -216,6 +216,10 @@ struct TileReader {
         view(columns ? as_columns(sizes) : sizes),
         from(data) {}
 
+  bool in_place(const T* (&rows)[1]) const {
+    if constexpr (std::is_same_v<S, T>) rows[0] = from;
+    return std::is_same_v<S, T>;
+  }
   void prepare(int64_t /*channel*/, int64_t /*count*/) {}
   void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[1]) {
     if (!ahead) prefetch_tile(from, view, next);

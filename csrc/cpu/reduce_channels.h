@@ -288,6 +288,118 @@ inline Region region_of_chunk(const ChannelSizes& sizes, int64_t chunk, int64_t 
           columns < chunks.per_piece ? columns : chunks.per_piece};
 }
 
+namespace detail {
+
+// A block of channels is runs of memory, one an outer row: an offset in bytes that stays kAskedBytes before the sums,
+// goes over the end of a run into the next one, and behind the last into the next block.
+class RunsAhead {
+ public:
+  RunsAhead(int64_t begin, int64_t run, int64_t stride, int64_t runs)
+      : offset_(begin), end_(begin + run), run_(run), stride_(stride), left_(runs), next_block_(begin + run) {
+    int64_t to_go = kAskedBytes;
+    for (; to_go >= run_; to_go -= run_) next_run();
+    offset_ += to_go;
+  }
+  // A line of each input, into the level-2 cache, as level 1 holds what is at work.
+  template <class T, int kInputs>
+  [[gnu::always_inline]] void ask(const T* const (&in)[kInputs]) {
+    for (int i = 0; i < kInputs; ++i) __builtin_prefetch(reinterpret_cast<const char*>(in[i]) + offset_, 0, 2);
+    offset_ += kLine;
+    if (offset_ >= end_) next_run();
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  void next_run() {
+    if (left_ == 0) return;
+    offset_ = --left_ > 0 ? end_ - run_ + stride_ : next_block_;
+    end_ = offset_ + run_;
+  }
+  int64_t offset_, end_, run_, stride_, left_, next_block_;
+};
+
+// Of one channel, between its rows.
+struct ChannelSums {
+  alignas(64) double first[kLanes], second[kLanes], parameter[kLanes];
+};
+
+// A row from `at` on is added. Up to in[i] + `size` may be read.
+template <bool kAsk, class Op, class T>
+[[gnu::always_inline]] inline void add_row(ChannelSums& channel, const T* const (&in)[Op::kInputs], int64_t at,
+                                           int64_t columns, int64_t size, RunsAhead& ahead) {
+  constexpr int kInputs = Op::kInputs;
+  Accumulators<Op, T> sums(channel.first, channel.second, channel.parameter);
+  const T* from[kInputs];
+  for (int i = 0; i < kInputs; ++i) from[i] = in[i] + at;
+  int64_t column = 0;
+  for (; column + kLanes <= columns; column += kLanes) {
+    if constexpr (kAsk) ahead.ask(in);
+    sums.add(from);
+    for (int i = 0; i < kInputs; ++i) from[i] += kLanes;
+  }
+  if (column < columns) {
+    if constexpr (kAsk) ahead.ask(in);
+    T spare[kInputs][kLanes] = {};
+    for (int i = 0; i < kInputs; ++i) from[i] = readable(from[i], in[i] + size, columns - column, spare[i]);
+    sums.add_first(from, columns - column);
+  }
+  sums.store(channel.first, channel.second);
+}
+
+// To `first` and `second` are added the sums of chunks [chunk, last) of channels [begin, end), whose rows are stored in
+// the type of arithmetic. Channels of a block take turns row by row: its rows follow each other in memory.
+template <bool kAsk, class Op, class T>
+[[gnu::noinline]] void sum_in_place(const ChannelSizes& sizes, int64_t chunk, int64_t last, int64_t begin, int64_t end,
+                                    const double* parameters, const T* const (&in)[Op::kInputs], double* first,
+                                    double* second) {
+  constexpr int64_t kTogether = 16, kElement = sizeof(T);
+  const int64_t stride = sizes.channels * sizes.inner;
+  const bool pieces = ChannelChunks(sizes).pieces > 1;
+  const int64_t width = pieces ? 1 : kTogether;
+  ChannelSums sums[kTogether];
+  for (int64_t from = begin; from < end; from += width) {
+    const int64_t channels = from + width < end ? width : end - from;
+    for (int64_t i = 0; i < channels; ++i)
+      for (double& lane : sums[i].parameter) lane = parameters[from - begin + i];
+    const Region start = region_of_chunk(sizes, chunk, from), stop = region_of_chunk(sizes, last - 1, from);
+    const int64_t run = pieces && last - chunk == 1 ? start.columns : channels * sizes.inner;
+    RunsAhead ahead(start.offset(sizes) * kElement, run * kElement, stride * kElement,
+                    stop.row + stop.rows - start.row);
+    for (int64_t at = chunk; at < last; ++at) {
+      const Region part = region_of_chunk(sizes, at, from);
+      for (int64_t i = 0; i < channels; ++i)
+        for (int64_t lane = 0; lane < kLanes; ++lane) sums[i].first[lane] = sums[i].second[lane] = 0;
+      for (int64_t row = 0, here = part.offset(sizes); row < part.rows; ++row, here += stride)
+        for (int64_t i = 0; i < channels; ++i)
+          add_row<kAsk, Op, T>(sums[i], in, here + i * sizes.inner, part.columns, sizes.size(), ahead);
+      for (int64_t i = 0; i < channels; ++i) {
+        first[from - begin + i] += fold_lanes(sums[i].first);
+        second[from - begin + i] += fold_lanes(sums[i].second);
+      }
+    }
+  }
+}
+template <class Op, class T>
+inline void sum_in_place(const ChannelSizes& sizes, int64_t chunk, int64_t last, int64_t begin, int64_t end,
+                         const double* parameters, const T* const (&in)[Op::kInputs], double* first, double* second) {
+  for (int64_t i = 0; i < end - begin; ++i) first[i] = second[i] = 0;
+  if (sizes.size() > kNearElements)
+    return sum_in_place<true, Op, T>(sizes, chunk, last, begin, end, parameters, in, first, second);
+  sum_in_place<false, Op, T>(sizes, chunk, last, begin, end, parameters, in, first, second);
+}
+
+// read.in_place(rows) of a reader that has it: where its inputs begin, if their rows may be read as they lie.
+template <class Read, class T, int kInputs>
+auto in_place(const Read& read, const T* (&rows)[kInputs], int) -> decltype(read.in_place(rows)) {
+  return read.in_place(rows);
+}
+template <class Read, class T, int kInputs>
+bool in_place(const Read&, const T* (&)[kInputs], long) {
+  return false;
+}
+
+}  // namespace detail
+
 // Both sums of chunk `chunk` for channels [begin, end). `parameters`, `first` and `second` start at channel `begin` and
 // are padded to whole lanes. read(tile, next, tiles) fills in where the inputs of a tile are; `next` comes after it.
 // With read.columns the tiles are those of as_columns(sizes), and read.prepare(channel, count) comes before their
@@ -299,6 +411,9 @@ inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, bool last_chunk,
   if (sizes.adjacent())
     return detail::sum_columns<Op, T>(sizes, Region{part.row, part.rows, begin, 0, end - begin}, parameters, read,
                                       first, second);
+  const T* rows[Op::kInputs];
+  if (!read.columns && detail::in_place(read, rows, 0))
+    return detail::sum_in_place<Op, T>(sizes, chunk, chunk + 1, begin, end, parameters, rows, first, second);
   if (read.columns)
     return detail::sum_as_columns<Op, T>(sizes, part.row, part.rows, begin, end, parameters, read, first, second);
   if (read.ahead) {
@@ -314,6 +429,9 @@ inline void sum_channels(const ChannelSizes& sizes, int64_t begin, int64_t end, 
                          double* first, double* second) {
   alignas(64) double chunk_first[kBlockChannels], chunk_second[kBlockChannels];
   const int64_t chunks = ChannelChunks(sizes).count;
+  const T* rows[Op::kInputs];
+  if (!sizes.adjacent() && !read.columns && chunks > 0 && detail::in_place(read, rows, 0))
+    return detail::sum_in_place<Op, T>(sizes, 0, chunks, begin, end, parameters, rows, first, second);
   for (int64_t i = 0; i < end - begin; ++i) first[i] = second[i] = 0;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     sum_chunk<Op, T>(sizes, chunk, chunk + 1 == chunks, begin, end, parameters, read, chunk_first, chunk_second);

@@ -442,6 +442,13 @@ struct GradientReader {
         dout(from_dout),
         passes(p.passes) {}
 
+  bool in_place(const T* (&rows)[2]) const {
+    if constexpr (std::is_same_v<S, T>) {
+      rows[0] = dout;
+      rows[1] = x;
+    }
+    return std::is_same_v<S, T> && pass.call.activation == Activation::none;
+  }
   void prepare(int64_t channel, int64_t count) {
     if (pass.call.activation == Activation::none) return;
     room.used = 0;

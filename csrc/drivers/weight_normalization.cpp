@@ -94,6 +94,13 @@ struct PairReader {
         dw(from_dw),
         v(from_v) {}
 
+  bool in_place(const T* (&rows)[2]) const {
+    if constexpr (std::is_same_v<S, T>) {
+      rows[0] = dw;
+      rows[1] = v;
+    }
+    return std::is_same_v<S, T>;
+  }
   void prepare(int64_t /*channel*/, int64_t /*count*/) {}
   void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[2]) {
     if (!ahead) {
