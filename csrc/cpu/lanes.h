@@ -132,4 +132,16 @@ struct Lanes {
   }
 };
 
+// sum + a b for numbers that are floats: their product is exact in double, so that a fused step rounds once as two do.
+[[gnu::always_inline]] inline Lanes::Vector add_product_of_floats(const Lanes::Vector& sum, const Lanes::Vector& a,
+                                                                  const Lanes::Vector& b) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_pd(a, b, sum);
+#elif defined(__AVX2__) && defined(__FMA__)
+  return _mm256_fmadd_pd(a, b, sum);
+#else
+  return sum + a * b;
+#endif
+}
+
 }  // namespace kitae::cpu
