@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "cpu/convert.h"
 #include "ops/reduction_order.h"
@@ -76,6 +77,16 @@ struct Lanes {
   // The first `count` elements; the others +0.
   template <class T>
   static Lanes load_first(const T* from, int64_t count) {
+#if defined(__AVX512VL__)
+    if constexpr (std::is_same_v<T, float>) {
+      Lanes lanes;
+      for (int i = 0; i < kParts; ++i) {
+        const auto first = static_cast<__mmask8>(((1u << count) - 1) >> (i * kWidth));
+        lanes.part[i] = _mm512_maskz_cvtps_pd(first, _mm256_maskz_loadu_ps(first, from + i * kWidth));
+      }
+      return lanes;
+    }
+#endif
     double wide[kLanes] = {};
     for (int64_t i = 0; i < count; ++i) wide[i] = static_cast<double>(to_float(from[i]));
     return load(wide);
@@ -106,9 +117,16 @@ struct Lanes {
 
   void store(double* to) const { std::memcpy(to, this, sizeof(*this)); }
   double fold() const {
+#if defined(__AVX512F__)  // fold_lanes in registers
+    const Vector eight = part[0] + part[1];
+    const auto four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+    const auto two = __builtin_shufflevector(four, four, 0, 1) + __builtin_shufflevector(four, four, 2, 3);
+    return two[0] + two[1];
+#else
     double lanes[kLanes];
     store(lanes);
     return fold_lanes(lanes);
+#endif
   }
 
   Lanes operator+(const Lanes& other) const {
