@@ -118,9 +118,10 @@ struct Lanes {
   void store(double* to) const { std::memcpy(to, this, sizeof(*this)); }
   double fold() const {
 #if defined(__AVX512F__)  // fold_lanes in registers
-    const Vector eight = part[0] + part[1];
-    const auto four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
-    const auto two = __builtin_shufflevector(four, four, 0, 1) + __builtin_shufflevector(four, four, 2, 3);
+    const __m512d eight = part[0] + part[1];
+    constexpr auto kAll = static_cast<__mmask8>(-1);  // maskz: no false warning
+    const __m256d four = _mm512_maskz_extractf64x4_pd(kAll, eight, 0) + _mm512_maskz_extractf64x4_pd(kAll, eight, 1);
+    const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
     return two[0] + two[1];
 #else
     double lanes[kLanes];
