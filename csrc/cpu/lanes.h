@@ -92,6 +92,21 @@ struct Lanes {
     return load(wide);
   }
 
+  // sum + a b for numbers that are floats: their product is exact in double, so that a fused step rounds once as two
+  // do.
+  [[gnu::always_inline]] static Vector add_product_of_floats(const Vector& sum, const Vector& a, const Vector& b) {
+#if defined(__AVX512F__)
+    return _mm512_fmadd_pd(a, b, sum);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return _mm256_fmadd_pd(a, b, sum);
+#else
+    return sum + a * b;
+#endif
+  }
+  void add_squares_of_floats(const Lanes& values) {
+    for (int i = 0; i < kParts; ++i) part[i] = add_product_of_floats(part[i], values.part[i], values.part[i]);
+  }
+
   // The first `count` lanes; the others become +0, whatever they held.
   Lanes keep_first(int64_t count) const {
     static constexpr int64_t kKept[2 * kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
@@ -150,17 +165,5 @@ struct Lanes {
     return result;
   }
 };
-
-// sum + a b for numbers that are floats: their product is exact in double, so that a fused step rounds once as two do.
-[[gnu::always_inline]] inline Lanes::Vector add_product_of_floats(const Lanes::Vector& sum, const Lanes::Vector& a,
-                                                                  const Lanes::Vector& b) {
-#if defined(__AVX512F__)
-  return _mm512_fmadd_pd(a, b, sum);
-#elif defined(__AVX2__) && defined(__FMA__)
-  return _mm256_fmadd_pd(a, b, sum);
-#else
-  return sum + a * b;
-#endif
-}
 
 }  // namespace kitae::cpu

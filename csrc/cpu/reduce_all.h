@@ -31,10 +31,10 @@ class SumOfSquares {
   }
   template <bool kFloats>
   void add(const Lanes& values) {
-    for (int i = 0; i < Lanes::kParts; ++i) {
-      const Lanes::Vector& value = values.part[i];
-      lanes_.part[i] = kFloats ? add_product_of_floats(lanes_.part[i], value, value) : lanes_.part[i] + value * value;
-    }
+    if constexpr (kFloats)
+      lanes_.add_squares_of_floats(values);
+    else
+      lanes_ += values * values;
   }
   Lanes lanes_ = Lanes::zero();
 };

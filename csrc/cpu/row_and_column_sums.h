@@ -63,7 +63,7 @@ class RowAndColumnSums {
         if constexpr (kColumns) {
           const Vector column[2] = {widened(of_dout), widened(normalize_[k()].xhat(of_x))};
           first += column[0];
-          second = std::is_same_v<T, float> ? add_product_of_floats(second, column[0], column[1])
+          second = std::is_same_v<T, float> ? Lanes::add_product_of_floats(second, column[0], column[1])
                                             : second + column[0] * column[1];
         }
       });

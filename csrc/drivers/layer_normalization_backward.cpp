@@ -125,9 +125,9 @@ struct Backward {
     for (int64_t chunk = 0; chunk < call.rows; chunk += kRowsOfChunk) {
       std::fill(of_chunk[0], of_chunk[2], 0.0);
       for_each_group(chunk, std::min(chunk + kRowsOfChunk, call.rows), [&](auto together, int64_t row) {
-        cpu::sum_rows_and_columns<together(), Wanted::of_columns>(
-            from.after(row * call.columns + begin), last - begin, gamma + begin, call.statistics + row, steps + row,
-            nullptr, nullptr, of_chunk[0], of_chunk[1]);
+        cpu::sum_rows_and_columns<together(), Wanted::of_columns>(from.after(row * call.columns + begin), last - begin,
+                                                                  gamma + begin, call.statistics + row, steps + row,
+                                                                  nullptr, nullptr, of_chunk[0], of_chunk[1]);
       });
       for (int64_t i = begin; i < last; ++i) {
         column_sums[i] += of_chunk[0][i - begin];
