@@ -94,8 +94,10 @@ int64_t clip_units(const std::vector<UnitPair>& pairs, const AdaptiveClipping& h
     units += static_cast<size_t>(pair.grad_sizes.channels);
   }
   std::vector<ScaledNorm> norms[2] = {std::vector<ScaledNorm>(units), std::vector<ScaledNorm>(units)};
-  const auto sizes_of = [&](size_t i) { return i % 2 ? pairs[i / 2].grad_sizes : pairs[i / 2].param_sizes; };
-  const auto array_of = [&](size_t i) -> const Array& { return i % 2 ? pairs[i / 2].grad : pairs[i / 2].param; };
+  // Every gradient before its parameter: the thread that measures the first is likely to scale it, too, and its cache
+  // has it then.
+  const auto sizes_of = [&](size_t i) { return i % 2 ? pairs[i / 2].param_sizes : pairs[i / 2].grad_sizes; };
+  const auto array_of = [&](size_t i) -> const Array& { return i % 2 ? pairs[i / 2].param : pairs[i / 2].grad; };
   share(
       2 * pairs.size(), [&](size_t i) { return elements_of_share(sizes_of(i), array_of(i)); },
       [&](size_t i) {
@@ -109,7 +111,7 @@ int64_t clip_units(const std::vector<UnitPair>& pairs, const AdaptiveClipping& h
     bool finite = true, clips = false;
     const size_t last = first[i] + static_cast<size_t>(pairs[i].grad_sizes.channels);
     for (size_t unit = first[i]; unit < last; ++unit) {
-      const ScaledNorm &param = norms[0][unit], &grad = norms[1][unit];
+      const ScaledNorm &grad = norms[0][unit], &param = norms[1][unit];
       factors[unit] = unit_factor(grad, unit_limit(param, how.clipping, how.eps));
       finite = finite && !nonfinite(grad.root);
       clips = clips || factors[unit] != 1.0;

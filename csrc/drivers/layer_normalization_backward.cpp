@@ -140,10 +140,11 @@ struct Backward {
     if constexpr (std::is_same_v<S, T>) {
       auto* steps = cpu::scratch<NormalizeRow<T>>(Scratch::partial_sums, call.rows);
       normalizations(call, 0, call.rows, steps);
-      // A share of both a thread: as a rule it falls to the same core in the next call, whose cache has what it wrote.
-      const int64_t threads = cpu::num_threads();
-      const int64_t width = cpu::round_up((call.columns + threads - 1) / threads, kLanes);
-      const int64_t height = cpu::round_up((call.rows + threads - 1) / threads, cpu::kRowsTogether);
+      // Where the caches next to the cores hold it all, one share a thread: as a rule it falls to the same core in the
+      // next call, which still has what it wrote.
+      const int64_t shares = cpu::num_threads() * (call.size() <= cpu::kNearElements ? 1 : 2);
+      const int64_t width = cpu::round_up((call.columns + shares - 1) / shares, kLanes);
+      const int64_t height = cpu::round_up((call.rows + shares - 1) / shares, cpu::kRowsTogether);
       const auto share_of_columns = [&](int64_t unit) {
         const int64_t last = std::min((unit + 1) * width, call.columns);
         for (int64_t begin = unit * width; begin < last; begin += cpu::kBlockChannels)
@@ -153,10 +154,10 @@ struct Backward {
         take_rows<Wanted::of_rows>(unit * height, std::min((unit + 1) * height, call.rows), nullptr, nullptr);
       };
       if (call.dx.data == call.dout.data) {  // nothing may be written before the columns are known
-        cpu::parallel_for(threads, share_of_columns);
-        cpu::parallel_for(threads, share_of_rows);
+        cpu::parallel_for(shares, share_of_columns);
+        cpu::parallel_for(shares, share_of_rows);
       } else {
-        cpu::parallel_for(threads, [&](int64_t unit) {
+        cpu::parallel_for(shares, [&](int64_t unit) {
           share_of_columns(unit);
           share_of_rows(unit);
         });
