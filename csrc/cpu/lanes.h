@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "cpu/convert.h"
 #include "ops/reduction_order.h"
@@ -76,9 +77,34 @@ struct Lanes {
   // The first `count` elements; the others +0.
   template <class T>
   static Lanes load_first(const T* from, int64_t count) {
+#if defined(__AVX512VL__)
+    if constexpr (std::is_same_v<T, float>) {
+      Lanes lanes;
+      for (int i = 0; i < kParts; ++i) {
+        const auto first = static_cast<__mmask8>(((1u << count) - 1) >> (i * kWidth));
+        lanes.part[i] = _mm512_maskz_cvtps_pd(first, _mm256_maskz_loadu_ps(first, from + i * kWidth));
+      }
+      return lanes;
+    }
+#endif
     double wide[kLanes] = {};
     for (int64_t i = 0; i < count; ++i) wide[i] = static_cast<double>(to_float(from[i]));
     return load(wide);
+  }
+
+  // sum + a b for numbers that are floats: their product is exact in double, so that a fused step rounds once as two
+  // do.
+  [[gnu::always_inline]] static Vector add_product_of_floats(const Vector& sum, const Vector& a, const Vector& b) {
+#if defined(__AVX512F__)
+    return _mm512_fmadd_pd(a, b, sum);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return _mm256_fmadd_pd(a, b, sum);
+#else
+    return sum + a * b;
+#endif
+  }
+  void add_squares_of_floats(const Lanes& values) {
+    for (int i = 0; i < kParts; ++i) part[i] = add_product_of_floats(part[i], values.part[i], values.part[i]);
   }
 
   // The first `count` lanes; the others become +0, whatever they held.
@@ -106,9 +132,17 @@ struct Lanes {
 
   void store(double* to) const { std::memcpy(to, this, sizeof(*this)); }
   double fold() const {
+#if defined(__AVX512F__)  // fold_lanes in registers
+    const __m512d eight = part[0] + part[1];
+    constexpr auto kAll = static_cast<__mmask8>(-1);  // maskz: no false warning
+    const __m256d four = _mm512_maskz_extractf64x4_pd(kAll, eight, 0) + _mm512_maskz_extractf64x4_pd(kAll, eight, 1);
+    const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
+    return two[0] + two[1];
+#else
     double lanes[kLanes];
     store(lanes);
     return fold_lanes(lanes);
+#endif
   }
 
   Lanes operator+(const Lanes& other) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cpu/lanes.h"
 
@@ -12,15 +13,29 @@ class SumOfSquares {
  public:
   template <class T>
   void add(const T* values, int64_t count, double scale = 1.0) {
-    const Lanes factor = Lanes::broadcast(scale);
-    int64_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) add(Lanes::load(values + i) * factor);
-    if (i < count) add(Lanes::load_first(values + i, count - i) * factor);
+    if (scale == 1.0) {
+      add_rows(values, count, [&](const Lanes& row) { add<std::is_same_v<T, float>>(row); });
+    } else {
+      const Lanes factor = Lanes::broadcast(scale);
+      add_rows(values, count, [&](const Lanes& row) { add<false>(row * factor); });
+    }
   }
   double fold() const { return lanes_.fold(); }
 
  private:
-  void add(const Lanes& values) { lanes_ += values * values; }
+  template <class T, class Add>
+  static void add_rows(const T* values, int64_t count, Add add) {
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) add(Lanes::load(values + i));
+    if (i < count) add(Lanes::load_first(values + i, count - i));
+  }
+  template <bool kFloats>
+  void add(const Lanes& values) {
+    if constexpr (kFloats)
+      lanes_.add_squares_of_floats(values);
+    else
+      lanes_ += values * values;
+  }
   Lanes lanes_ = Lanes::zero();
 };
 

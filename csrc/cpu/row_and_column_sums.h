@@ -26,18 +26,6 @@ struct PartOf<double> {
   typedef double Type __attribute__((vector_size(kVectorBytes)));
 };
 
-// sum + a b for numbers that are floats: their product is exact in double, so that a fused step rounds once as two do.
-[[gnu::always_inline]] inline Lanes::Vector add_product_of_floats(const Lanes::Vector& sum, const Lanes::Vector& a,
-                                                                  const Lanes::Vector& b) {
-#if defined(__AVX512F__)
-  return _mm512_fmadd_pd(a, b, sum);
-#elif defined(__AVX2__) && defined(__FMA__)
-  return _mm256_fmadd_pd(a, b, sum);
-#else
-  return sum + a * b;
-#endif
-}
-
 // Sums of kRows rows of at most kChunk columns.
 template <int kRows, Wanted kWanted, class T>
 class RowAndColumnSums {
@@ -75,7 +63,7 @@ class RowAndColumnSums {
         if constexpr (kColumns) {
           const Vector column[2] = {widened(of_dout), widened(normalize_[k()].xhat(of_x))};
           first += column[0];
-          second = std::is_same_v<T, float> ? add_product_of_floats(second, column[0], column[1])
+          second = std::is_same_v<T, float> ? Lanes::add_product_of_floats(second, column[0], column[1])
                                             : second + column[0] * column[1];
         }
       });

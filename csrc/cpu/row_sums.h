@@ -63,18 +63,9 @@ struct RowSums {
 
  private:
   static double folded(const Lanes::Vector (&parts)[Lanes::kParts]) {
-#if defined(__AVX512F__)  // fold_lanes in registers
-    const __m512d eight = parts[0] + parts[1];
-    // maskz: no false warning
-    const __m256d four =
-        _mm512_castpd512_pd256(eight) + _mm512_maskz_extractf64x4_pd(static_cast<__mmask8>(-1), eight, 1);
-    const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
-    return two[0] + two[1];
-#else
-    double lanes[kLanes];
-    std::memcpy(lanes, parts, sizeof(lanes));
-    return fold_lanes(lanes);
-#endif
+    Lanes lanes;
+    for (int i = 0; i < Lanes::kParts; ++i) lanes.part[i] = parts[i];
+    return lanes.fold();
   }
 };
 

@@ -114,38 +114,59 @@ struct Backward {
     }
   }
 
-  // ---- few rows for many threads: they share the columns, then the rows. The columns first, as dx may take dout's
-  // place
+  // ---- few rows for many threads: they share the columns and the rows
 
-  void sum_few_rows() const {
+  // Columns [begin, last), at most kBlockChannels, of all rows.
+  void sum_block_of_columns(int64_t begin, int64_t last, const NormalizeRow<T>* steps) const {
+    alignas(64) double of_chunk[2][cpu::kBlockChannels];
+    const cpu::GradientRows<T> from{dout(), x(), dout() + call.size(), x() + call.size(), call.columns, {}, {}};
+    std::fill(column_sums + begin, column_sums + last, 0.0);
+    std::fill(column_products + begin, column_products + last, 0.0);
+    for (int64_t chunk = 0; chunk < call.rows; chunk += kRowsOfChunk) {
+      std::fill(of_chunk[0], of_chunk[2], 0.0);
+      for_each_group(chunk, std::min(chunk + kRowsOfChunk, call.rows), [&](auto together, int64_t row) {
+        cpu::sum_rows_and_columns<together(), Wanted::of_columns>(from.after(row * call.columns + begin), last - begin,
+                                                                  gamma + begin, call.statistics + row, steps + row,
+                                                                  nullptr, nullptr, of_chunk[0], of_chunk[1]);
+      });
+      for (int64_t i = begin; i < last; ++i) {
+        column_sums[i] += of_chunk[0][i - begin];
+        column_products[i] += of_chunk[1][i - begin];
+      }
+    }
+  }
+
+  void run_few_rows() const {
     if constexpr (std::is_same_v<S, T>) {
       auto* steps = cpu::scratch<NormalizeRow<T>>(Scratch::partial_sums, call.rows);
       normalizations(call, 0, call.rows, steps);
-      const T* end = x() + call.size();
-      const int64_t share = cpu::round_up(call.columns / (2 * cpu::num_threads()) + 1, kLanes);
-      cpu::parallel_ranges(call.columns, std::min(share, cpu::kBlockChannels), [&](int64_t begin, int64_t last) {
-        alignas(64) double of_chunk[2][cpu::kBlockChannels];
-        const cpu::GradientRows<T> from{dout(), x(), dout() + call.size(), end, call.columns, {}, {}};
-        std::fill(column_sums + begin, column_sums + last, 0.0);
-        std::fill(column_products + begin, column_products + last, 0.0);
-        for (int64_t chunk = 0; chunk < call.rows; chunk += kRowsOfChunk) {
-          std::fill(of_chunk[0], of_chunk[2], 0.0);
-          for_each_group(chunk, std::min(chunk + kRowsOfChunk, call.rows), [&](auto together, int64_t row) {
-            cpu::sum_rows_and_columns<together(), Wanted::of_columns>(
-                from.after(row * call.columns + begin), last - begin, gamma + begin, call.statistics + row, steps + row,
-                nullptr, nullptr, of_chunk[0], of_chunk[1]);
-          });
-          for (int64_t i = begin; i < last; ++i) {
-            column_sums[i] += of_chunk[0][i - begin];
-            column_products[i] += of_chunk[1][i - begin];
-          }
-        }
-      });
+      // Where the caches next to the cores hold it all, one share a thread: as a rule it falls to the same core in the
+      // next call, which still has what it wrote.
+      const int64_t shares = cpu::num_threads() * (call.size() <= cpu::kNearElements ? 1 : 2);
+      const int64_t width = cpu::round_up((call.columns + shares - 1) / shares, kLanes);
+      const int64_t height = cpu::round_up((call.rows + shares - 1) / shares, cpu::kRowsTogether);
+      const auto share_of_columns = [&](int64_t unit) {
+        const int64_t last = std::min((unit + 1) * width, call.columns);
+        for (int64_t begin = unit * width; begin < last; begin += cpu::kBlockChannels)
+          sum_block_of_columns(begin, std::min(begin + cpu::kBlockChannels, last), steps);
+      };
+      const auto share_of_rows = [&](int64_t unit) {
+        take_rows<Wanted::of_rows>(unit * height, std::min((unit + 1) * height, call.rows), nullptr, nullptr);
+      };
+      if (call.dx.data == call.dout.data) {  // nothing may be written before the columns are known
+        cpu::parallel_for(shares, share_of_columns);
+        cpu::parallel_for(shares, share_of_rows);
+      } else {
+        cpu::parallel_for(shares, [&](int64_t unit) {
+          share_of_columns(unit);
+          share_of_rows(unit);
+        });
+      }
     } else {
       sum_columns();
+      cpu::parallel_ranges(call.rows, rows_of_unit(call),
+                           [&](int64_t row, int64_t last) { take_rows<Wanted::of_rows>(row, last, nullptr, nullptr); });
     }
-    cpu::parallel_ranges(call.rows, rows_of_unit(call),
-                         [&](int64_t row, int64_t last) { take_rows<Wanted::of_rows>(row, last, nullptr, nullptr); });
   }
 
   // ---- rows of a few elements, or of several chunks: again the columns first
@@ -194,7 +215,7 @@ struct Backward {
     if (call.size() == 0) {
       std::fill(column_sums, column_sums + 2 * call.columns, 0.0);
     } else if (by_rows(call)) {
-      in_one_pass() ? run_in_one_pass() : sum_few_rows();
+      in_one_pass() ? run_in_one_pass() : run_few_rows();
     } else {
       sum_columns();
       sum_and_map_rows();

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Mapping
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
@@ -67,9 +67,13 @@ def normalize_gradients(layers: Any, mode: str, threshold: float = 1.0, *, nonfi
     _checks.one_of(op, "nonfinite", nonfinite, _checks.NONFINITE)
     if not isinstance(layers, (list, tuple)):
         raise _checks.error(TypeError, op, "layers", "a list of layers or of their gradients", layers)
-    listed = [getattr(layer, "grads", layer) for layer in layers]
-    of_layers = [as_list(op, grads)[0] for grads in listed]
-    arrays, first = as_list(op, [array for grads in of_layers for array in grads])
+    listed = [layer if type(layer) is list else getattr(layer, "grads", layer) for layer in layers]
+    # A list that begins with NumPy's array is what as_list makes of it.
+    of_layers = [
+        grads if type(grads) is list and grads and type(grads[0]) is np.ndarray else as_list(op, grads)[0]
+        for grads in listed
+    ]
+    arrays, first = as_list(op, list(chain.from_iterable(of_layers)))
     per = _MODES[mode]
     if first is None or per in ("none", "value"):
         if first is not None and per == "value":
