@@ -291,6 +291,27 @@ def test_in_place(layout: str, dtype: Any, rng: np.random.Generator) -> None:
     assert same_bits(np.ascontiguousarray(x), expected)
 
 
+# 16 MB and more go past the caches if there is more than one thread.
+@pytest.mark.parametrize(("size", "dtype"), [(4_200_037, np.float32), (2_100_003, np.float64)])
+def test_large_outputs_have_the_bits_of_those_in_place(size: int, dtype: Any, rng: np.random.Generator) -> None:
+    kitae.set_num_threads(2)
+    x = rng.standard_normal(size).astype(dtype)
+    for offset in (0, 5):
+        room = np.full(size + 64, 7.5, dtype)
+        out = room[32 + offset :][:size]
+        y, mask = kitae.dropout(x, 0.3, seed=9, out=out)
+        in_place = x.copy()
+        _, same = kitae.dropout(in_place, 0.3, seed=9, out=in_place)
+        assert y is out
+        assert same_bits(y, in_place)
+        assert np.array_equal(mask.bits, same.bits)
+        kitae.dropout_backward(x, mask, out=out)
+        in_place = x.copy()
+        assert same_bits(out, kitae.dropout_backward(in_place, mask, out=in_place))
+        assert np.all(room[: 32 + offset] == 7.5)
+        assert np.all(room[32 + offset + size :] == 7.5)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [1, 7, 63, 64, 65, 1023, 1025, 40_000])
 def test_nothing_is_written_around_the_results(size: int, dtype: Any) -> None:

@@ -15,7 +15,7 @@ namespace kitae::cpu {
 
 constexpr int64_t kSmallTensor = 1 << 15;  // elements; below, waking a thread costs more than it brings
 constexpr int64_t kBlockBytes = 1 << 18;   // half of a level-2 cache of 512 KB: input and output share it
-constexpr int64_t kMapElements = 1 << 16;  // elements of a unit of an element-wise step
+constexpr int64_t kMapElements = 1 << 16;  // elements of a unit of an element-wise step, or more (elements_of_unit)
 constexpr int64_t kChannelsOfUnit = 64;
 constexpr int64_t kCachedTensor = 1 << 21;  // elements that a level-3 cache holds twice
 constexpr int64_t kShortestRow = 256;       // bytes of a block's row, where channels are short rows
@@ -25,6 +25,7 @@ template <class Map>
 inline void map_channels(const ChannelSizes& sizes, Map&& map) {
   const int64_t row_elements = sizes.channels * sizes.inner;
   if (sizes.size() <= kSmallTensor) return map(Box{0, sizes.outer, 0, sizes.channels, 0, sizes.inner}, false);
+  const int64_t most = elements_of_unit(kMapElements, sizes.size());
   // Rows share the numbers that are spread over columns, as long as a cache holds what is then read by strides.
   if (short_rows(sizes) && sizes.size() <= kCachedTensor) {
     const int64_t rows = sizes.outer < kBlockChannels ? sizes.outer : kBlockChannels;
@@ -38,22 +39,22 @@ inline void map_channels(const ChannelSizes& sizes, Map&& map) {
     });
     return;
   }
-  if (row_elements <= kMapElements) {
-    parallel_ranges(sizes.outer, kMapElements / row_elements, [&](int64_t begin, int64_t end) {
+  if (row_elements <= most) {
+    parallel_ranges(sizes.outer, most / row_elements, [&](int64_t begin, int64_t end) {
       map(Box{begin, end, 0, sizes.channels, 0, sizes.inner}, false);
     });
     return;
   }
   // Parts of one outer row: whole channels, or pieces of one.
-  const int64_t pieces = (sizes.inner + kMapElements - 1) / kMapElements;
-  const int64_t width = pieces > 1 ? 1 : kMapElements / sizes.inner / kLanes * kLanes;
+  const int64_t pieces = (sizes.inner + most - 1) / most;
+  const int64_t width = pieces > 1 ? 1 : most / sizes.inner / kLanes * kLanes;
   const int64_t channels = width > 0 ? width : 1;
   const int64_t groups = (sizes.channels + channels - 1) / channels;
   parallel_for(sizes.outer * groups * pieces, [&](int64_t unit) {
     const int64_t row = unit / pieces / groups, begin = unit / pieces % groups * channels;
     const int64_t end = begin + channels < sizes.channels ? begin + channels : sizes.channels;
-    const int64_t column = unit % pieces * kMapElements;
-    const int64_t last = column + kMapElements < sizes.inner ? column + kMapElements : sizes.inner;
+    const int64_t column = unit % pieces * most;
+    const int64_t last = column + most < sizes.inner ? column + most : sizes.inner;
     map(Box{row, row + 1, begin, end, column, last}, false);
   });
 }
@@ -114,8 +115,8 @@ inline void reduce_and_map(const ChannelSizes& sizes, int64_t element_bytes, boo
   for (int64_t i = sizes.channels; i < padded; ++i) numbers[i] = 0;
   parameters(0, sizes.channels, numbers);
   // Units of kMapElements or more, and where there are few chunks, of fewer channels: every thread a choice of four.
-  const int64_t of_chunk = sizes.size() / chunks;
-  const int64_t chunks_of_unit = of_chunk < kMapElements ? kMapElements / of_chunk : 1;
+  const int64_t of_chunk = sizes.size() / chunks, most = elements_of_unit(kMapElements, sizes.size());
+  const int64_t chunks_of_unit = of_chunk < most ? most / of_chunk : 1;
   const int64_t units = (chunks + chunks_of_unit - 1) / chunks_of_unit;
   int64_t width = round_up(sizes.channels * units / (4 * num_threads()) + 1, kChannelsOfUnit);
   if (num_threads() == 1 || width > kBlockChannels) width = kBlockChannels;

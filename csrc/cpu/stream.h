@@ -50,11 +50,12 @@ inline void stream_bytes(void* to, const void* from, int64_t bytes) {
   std::memcpy(out + at, in + at, static_cast<size_t>(bytes - at));
 }
 
-// Elements written one after the other, their whole lines streamed, by way of a buffer in the level-1 cache.
-template <class T>
+// Elements written one after the other, their whole lines streamed, by way of a buffer in the level-1 cache. At most
+// kMostElements may be added at a time.
+template <class T, int64_t kMostElements = 512>
 class LineStream {
  public:
-  static constexpr int64_t kMost = 512;  // elements that may be added at a time
+  static constexpr int64_t kMost = kMostElements;
 
   explicit LineStream(T* out) : out_(out) {}
   ~LineStream() { stream_bytes(out_, buffer_, count_ * kElement); }

@@ -56,6 +56,13 @@ void parallel_ranges(int64_t count, int64_t grain, Body&& body) {
   });
 }
 
+// Elements of a unit of work: `few`, and more of a large array. Its memory is walked at as many places as there are
+// threads, and the hardware begins to fetch ahead anew with every unit.
+constexpr int64_t elements_of_unit(int64_t few, int64_t size) {
+  constexpr int64_t kLarge = 1 << 22, kMany = 1 << 18;
+  return size < kLarge || few > kMany ? few : kMany;
+}
+
 // Scratch memory of this thread, kept between calls; contents undefined, 64-byte aligned. Nested uses take other slots.
 enum class Scratch { partial_sums, statistics, tile, count };
 void* scratch_bytes(Scratch slot, int64_t bytes);

@@ -11,7 +11,7 @@
 
 namespace kitae::cpu {
 
-constexpr int64_t kPiece = 4 * kChunk;       // elements of a unit
+constexpr int64_t kPiece = 4 * kChunk;       // elements of a unit, or more (elements_of_unit)
 constexpr int64_t kAloneBelow = 2 * kPiece;  // a list with fewer elements wakes no thread
 
 class Tiles {
@@ -29,21 +29,22 @@ class Tiles {
     units_.assign(1, 0);
     first_chunk_.clear();
     elements_ = 0;
+    for (int64_t tensor = 0; tensor < tensors; ++tensor) elements_ += size(tensor);
+    const int64_t most = elements_of_unit(kPiece, elements_);
     int64_t chunk = 0, in_unit = 0;
     for (int64_t tensor = 0; tensor < tensors; ++tensor) {
       first_chunk_.push_back(chunk);
       const int64_t count = size(tensor);
-      for (int64_t begin = 0; begin < count; begin += kPiece) {
-        const int64_t length = count - begin < kPiece ? count - begin : kPiece;
+      for (int64_t begin = 0; begin < count; begin += most) {
+        const int64_t length = count - begin < most ? count - begin : most;
         pieces_.push_back({static_cast<int32_t>(tensor), begin, length, chunk});
         chunk += (length + kChunk - 1) / kChunk;
         in_unit += length;
-        if (in_unit >= kPiece) {
+        if (in_unit >= most) {
           units_.push_back(static_cast<int64_t>(pieces_.size()));
           in_unit = 0;
         }
       }
-      elements_ += count;
     }
     if (in_unit > 0) units_.push_back(static_cast<int64_t>(pieces_.size()));
     first_chunk_.push_back(chunk);

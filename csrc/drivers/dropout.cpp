@@ -5,6 +5,7 @@
 #include "cpu/keep_row.h"
 #include "cpu/keep_words.h"
 #include "cpu/rows.h"
+#include "cpu/stream.h"
 #include "cpu/threads.h"
 
 namespace kitae {
@@ -61,7 +62,7 @@ void with_words(const DropoutDraw& draw, F f) {
 // body(begin, end) over whole units.
 template <class Body>
 void for_each_unit(int64_t size, Body body) {
-  cpu::parallel_ranges(size, size < kAloneBelow ? kAloneBelow : kUnit, body);
+  cpu::parallel_ranges(size, size < kAloneBelow ? kAloneBelow : cpu::elements_of_unit(kUnit, size), body);
 }
 
 // f(word, its bits, elements before it, its elements) for `count` elements from word `word` on; bits past them are 0.
@@ -91,11 +92,35 @@ void keep_row(T* to, const T* from, int64_t count, int64_t word, const Words& wo
   });
 }
 
+// keep_row for a large output that is not the input.
+template <class T, class Words>
+void keep_and_stream(T* to, const T* from, int64_t count, int64_t word, const Words& words, uint8_t* bits,
+                     T keep_scale) {
+  {
+    cpu::LineStream<T, cpu::kRow> lines(to);
+    for (int64_t at = 0; at < count; at += cpu::kRow, word += cpu::kRow / kElementsPerWord) {
+      const int64_t length = count - at < cpu::kRow ? count - at : cpu::kRow;
+      keep_row(lines.room(), from + at, length, word, words, bits, keep_scale);
+      lines.add(length);
+    }
+  }
+  cpu::stream_fence();
+}
+
 template <class T, class Source>
 void apply(const View& x, const View& y, const Source& source, uint8_t* bits, double keep_scale) {
   const T scale = static_cast<T>(keep_scale);
+  const T* const all_of_x = cpu::direct<T>(x, 0);
+  T* const all_of_y = cpu::direct<T>(y, 0);
+  // One thread waits for its own arithmetic, not for memory, and the buffer costs it more than it gains.
+  const bool large = y.size * static_cast<int64_t>(sizeof(T)) >= cpu::kStreamedBytes && cpu::num_threads() > 1;
+  const bool streamed = large && all_of_x && all_of_y && all_of_x != all_of_y;
   for_each_unit(x.size, [&](int64_t begin, int64_t end) {
     const auto words = source.at(begin / kElementsPerWord);
+    if (streamed) {
+      keep_and_stream(all_of_y + begin, all_of_x + begin, end - begin, begin / kElementsPerWord, words, bits, scale);
+      return;
+    }
     alignas(64) T buffer[cpu::kRow];
     for (; begin < end; begin += cpu::kRow) {
       const int64_t count = end - begin < cpu::kRow ? end - begin : cpu::kRow;
