@@ -141,7 +141,7 @@ Table from(const Table& table, int64_t place) {
   return table.each([place](auto* row) { return row + place; });
 }
 
-// Room for tables that are spread over columns.
+// Room for tables that are spread over columns: each number so many times, or all of them in turn.
 template <class T>
 struct Columns {
   static constexpr int64_t kStride = cpu::kBlockChannels + kLanes;
@@ -153,6 +153,14 @@ struct Columns {
     return table.each([&](const T* row) {
       T* const to = rows[used++];
       cpu::spread(row + channel, count, times, to);
+      return to;
+    });
+  }
+  template <class Table>
+  Table repeat(const Table& table, int64_t count, int64_t times) {
+    return table.each([&](const T* row) {
+      T* const to = rows[used++];
+      for (int64_t i = 0; i < times; ++i) std::copy(row, row + count, to + i * count);
       return to;
     });
   }
@@ -219,10 +227,28 @@ struct Pass {
   bool as_columns(const Box& box) const {
     return cpu::short_rows(sizes) && !call.mask && (box.last_row - box.first_row) * kLanes >= sizes.inner;
   }
+  // Few channels side by side in the level-2 cache: so many rows are seen as one, for vectors that are full.
+  int64_t rows_as_one(const Box& box) const {
+    const int64_t channels = sizes.channels;
+    const bool whole = sizes.adjacent() && box.last_channel - box.first_channel == channels;
+    if (!whole || channels > cpu::kShortRow || sizes.size() > cpu::kNearElements) return 1;
+    int64_t rows = 1;
+    while (2 * rows * channels <= cpu::kBlockChannels) rows *= 2;
+    return box.first_row % rows == 0 && box.last_row - box.first_row >= 2 * rows ? rows : 1;
+  }
   // f(view, part, locally) for the parts of a box: `view` is how the tensor is seen, `part` is in the view's channels,
-  // and locally(table) has the numbers from the part's first channel on.
+  // and locally(table) has the numbers from the part's first channel on. `in_place`: f reads through the view alone.
   template <class F>
-  void for_each_part(const Box& box, F&& f) const {
+  void for_each_part(const Box& box, bool in_place, F&& f) const {
+    if (const int64_t rows = in_place ? rows_as_one(box) : 1; rows > 1) {
+      const int64_t channels = sizes.channels, width = rows * channels, last = box.last_row / rows;
+      Columns<T> room;
+      f(ChannelSizes{sizes.outer / rows, width, 1}, Box{box.first_row / rows, last, 0, width, 0, 1},
+        [&](const auto& numbers) { return room.repeat(numbers, channels, rows); });
+      if (last * rows < box.last_row)
+        f(sizes, Box{last * rows, box.last_row, 0, channels, 0, 1}, [](const auto& numbers) { return numbers; });
+      return;
+    }
     if (!as_columns(box)) return f(sizes, box, [&](const auto& numbers) { return from(numbers, box.first_channel); });
     const int64_t inner = sizes.inner, most = cpu::kBlockChannels / inner;
     for (int64_t channel = box.first_channel; channel < box.last_channel; channel += most) {
@@ -317,10 +343,11 @@ struct Forward : Pass<S> {
     const Writing writing = this->writing(out, backwards && cpu::ask_ahead(sizes, cpu::kLongRow), x(), residual);
     const bool asking = writing == Writing::asked;
     TileBuffer<S> x_buffer, residual_buffer;
-    this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
+    const bool in_place = std::is_same_v<S, T> && !asking && !forward.mask;
+    this->for_each_part(box, in_place, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const NormalizeTable<T> local = locally(table);
       if constexpr (std::is_same_v<S, T>) {
-        if (!asking && !forward.mask && cpu::maps_in_place(view, part, writing)) {
+        if (in_place && cpu::maps_in_place(view, part, writing)) {
           const ActivatedTable<activation, T> numbers{local, this->slope};
           if (!residual) return cpu::map_in_place(view, part, backwards, writing, out, numbers, x());
           return cpu::map_in_place(view, part, backwards, writing, out, numbers, x(), residual);
@@ -529,10 +556,11 @@ struct Backward : Pass<S> {
     const Writing writing = this->writing(dx, backwards && read.ahead, read.dout, read.x);
     const bool asking = writing == Writing::asked;
     Tile<T> tiles[2];
-    this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
+    const bool in_place = std::is_same_v<S, T> && !backward.mask && !backward.dresidual;
+    this->for_each_part(box, in_place, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const GradientTable<T> local = locally(this->gradient_table);
       if constexpr (std::is_same_v<S, T>) {
-        if (!backward.mask && !backward.dresidual && cpu::maps_in_place(view, part, writing)) {
+        if (in_place && cpu::maps_in_place(view, part, writing)) {
           if (backward.training) return cpu::map_in_place(view, part, backwards, writing, dx, local, read.dout, read.x);
           return cpu::map_in_place(view, part, backwards, writing, dx, GainTable<T>{local.gain}, read.dout);
         }
@@ -562,7 +590,7 @@ struct Backward : Pass<S> {
     const Writing writing = this->writing(dx, backwards && cpu::ask_ahead(sizes, cpu::kLongRowOfPair), dout, x);
     const bool asking = writing == Writing::asked;
     TileBuffer<S> x_buffer, dout_buffer;
-    this->for_each_part(box, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
+    this->for_each_part(box, std::is_same_v<S, T>, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const PassesTable<T> passes = locally(this->passes);
       const GradientTable<T> local = locally(this->gradient_table);
       if constexpr (std::is_same_v<S, T>) {
