@@ -31,6 +31,7 @@ _UNIT_SIZES = (
     Size("units along the middle axis", ((5, 40, 3), (3, 33, 100), (2, 9, 5000)), options={"axis": 1}),
     Size("long units", ((1500, 3), (2, 9000), (300, 40)), options={"axis": 1}),
     Size("one unit of many chunks", ((30_001,), (5000, 1)), options={"axis": 0}),
+    Size("an array for all threads, others for one each", ((140_000,), (290, 117), (33, 1000)), options={"axis": 1}),
 )
 
 
