@@ -4,7 +4,9 @@
 #include <limits>
 #include <type_traits>
 
+#include "cpu/runs.h"
 #include "cpu/threads.h"
+#include "cpu/two_by_two.h"
 #include "drivers/images.h"
 
 namespace kitae {
@@ -13,14 +15,19 @@ namespace {
 // Elements that a thread claims at a time, at least; fewer than two such units wake no thread.
 constexpr int64_t kUnit = 16384;
 
-// body(sample, channel) for every plane; `elements`: of work for each.
+// body(sample, channel) for every plane, as they lie in memory; `elements`: of work for each.
 template <class T, class Body>
 void for_each_plane(const Images<T>& images, int64_t elements, Body body) {
   const int64_t planes = images.samples * images.channels;
   int64_t grain = elements >= kUnit ? 1 : kUnit / (elements > 0 ? elements : 1);
   if (planes < 2 * grain) grain = planes > 0 ? planes : 1;
+  const bool by_channel = images.channel_stride > images.sample_stride;
+  const int64_t inner = by_channel ? images.samples : images.channels;
   cpu::parallel_ranges(planes, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t plane = begin; plane < end; ++plane) body(plane / images.channels, plane % images.channels);
+    for (int64_t plane = begin; plane < end; ++plane) {
+      const int64_t outside = plane / inner, inside = plane % inner;
+      body(by_channel ? inside : outside, by_channel ? outside : inside);
+    }
   });
 }
 
@@ -83,6 +90,11 @@ struct SumPlane {
     for (int64_t o = height.first_place(i); o < height.end_place(i); ++o) {
       C* const to = row(height.element(o, i)) + width.element(begin, j);
       const Source* const values = from + o * width.output + begin;
+      if constexpr (std::is_same_v<Source, C>)
+        if (width.stride == 1) {
+          cpu::add_run(to, values, end - begin);
+          continue;
+        }
       with_step(width.stride, [=](auto step) {
         for (int64_t p = 0; p < end - begin; ++p) to[p * step] += to_float(values[p]);
       });
@@ -125,19 +137,70 @@ void copy_to_columns(const Array& x, const Array& columns, const Windows& window
         for (int64_t o = 0; o < height.output; ++o) {
           Bits* const row = to + o * width.output;
           if (o < first_row || o >= end_row || begin >= end) {
-            for (int64_t p = 0; p < width.output; ++p) row[p] = 0;
+            cpu::clear_run(row, width.output);
             continue;
           }
           const Bits* const from =
               plane + height.element(o, i) * images.row_stride + width.element(begin, j) * images.column_stride;
-          for (int64_t p = 0; p < begin; ++p) row[p] = 0;
+          cpu::clear_run(row, begin);
           with_step(width.stride * images.column_stride, [=](auto step) {
-            for (int64_t p = 0; p < end - begin; ++p) row[begin + p] = from[p * step];
+            if constexpr (std::is_same_v<decltype(step), std::integral_constant<int64_t, 1>>)
+              cpu::copy_run(row + begin, from, end - begin);
+            else
+              for (int64_t p = 0; p < end - begin; ++p) row[begin + p] = from[p * step];
           });
-          for (int64_t p = end; p < width.output; ++p) row[p] = 0;
+          cpu::clear_run(row + end, width.output - end);
         }
       }
     }
+  });
+}
+
+constexpr int kWide = cpu::kVectorBytes < 32 ? cpu::kVectorBytes : 32;  // of a row of windows, which is mostly short
+
+// Whether max pooling goes by cpu/two_by_two.h, in vectors of kBytes or more: windows of 2 x 2 side by side, none of
+// them over padding, over rows that are runs.
+template <int kBytes, class T, class U>
+bool is_two_by_two(const Images<T>& x, const Images<U>& y, const Windows& windows) {
+  const auto fits = [](const WindowAxis& axis) {
+    return axis.kernel == 2 && axis.stride == 2 && axis.padding == 0 && 2 * axis.output <= axis.input;
+  };
+  return fits(windows.height) && fits(windows.width) && x.column_stride == 1 && y.column_stride == 1 &&
+         windows.width.output * static_cast<int64_t>(sizeof(T)) >= kBytes;
+}
+
+template <int kBytes, class T>
+void max_two_by_two(const Images<const T>& from, const Images<T>& to, uint8_t* positions) {
+  using Vectors = cpu::TwoByTwo<T, kBytes>;
+  for_each_plane(to, 4 * to.height * to.width, [&](int64_t sample, int64_t channel) {
+    const T* const x = from.plane(sample, channel);
+    T* const y = to.plane(sample, channel);
+    uint8_t* const stored = positions + (sample * to.channels + channel) * to.height * to.width;
+    for (int64_t o = 0; o < to.height; ++o) {
+      const T* const row = x + 2 * o * from.row_stride;
+      cpu::for_each_block<Vectors::kCount>(to.width, [&](int64_t p) {
+        Vectors::largest(row + 2 * p, row + from.row_stride + 2 * p, y + o * to.row_stride + p,
+                         stored + o * to.width + p);
+      });
+    }
+  });
+}
+
+template <int kBytes, class T>
+void spread_two_by_two(const Images<const T>& from, const uint8_t* positions, const Images<T>& to) {
+  using Vectors = cpu::TwoByTwo<T, kBytes>;
+  for_each_plane(to, to.height * to.width, [&](int64_t sample, int64_t channel) {
+    const T* const dout = from.plane(sample, channel);
+    T* const dx = to.plane(sample, channel);
+    const uint8_t* const taken = positions + (sample * to.channels + channel) * from.height * from.width;
+    for (int64_t o = 0; o < from.height; ++o) {
+      T *const upper = dx + 2 * o * to.row_stride, *const lower = upper + to.row_stride;
+      cpu::for_each_block<Vectors::kCount>(from.width, [&](int64_t p) {
+        Vectors::spread(dout + o * from.row_stride + p, taken + o * from.width + p, upper + 2 * p, lower + 2 * p);
+      });
+      for (T* row : {upper, lower}) cpu::clear_run(row + 2 * from.width, to.width - 2 * from.width);
+    }
+    for (int64_t h = 2 * from.height; h < to.height; ++h) cpu::clear_run(dx + h * to.row_stride, to.width);
   });
 }
 
@@ -146,6 +209,10 @@ void max_forward(const Array& x, const Array& y, Position* positions, const Wind
   using C = Compute<T>;
   const Images<const T> from(x);
   const Images<T> to(y);
+  if constexpr (std::is_same_v<T, C> && sizeof(Position) == 1) {
+    if (is_two_by_two<kWide>(from, to, windows)) return max_two_by_two<kWide>(from, to, positions);
+    if (is_two_by_two<16>(from, to, windows)) return max_two_by_two<16>(from, to, positions);
+  }
   const WindowAxis &height = windows.height, &width = windows.width;
   for_each_plane(to, windows.cells() * windows.places(), [&](int64_t sample, int64_t channel) {
     const auto plane = read_plane(from, sample, channel, cpu::Scratch::tile);
@@ -184,6 +251,10 @@ void max_backward(const Array& dout, const Position* positions, const Array& dx,
   using C = Compute<T>;
   const Images<const T> from(dout);
   const Images<T> to(dx);
+  if constexpr (std::is_same_v<T, C> && sizeof(Position) == 1) {
+    if (is_two_by_two<kWide>(to, from, windows)) return spread_two_by_two<kWide>(from, positions, to);
+    if (is_two_by_two<16>(to, from, windows)) return spread_two_by_two<16>(from, positions, to);
+  }
   const WindowAxis &height = windows.height, &width = windows.width;
   for_each_plane(to, to.height * to.width + windows.places(), [&](int64_t sample, int64_t channel) {
     const auto values = read_plane(from, sample, channel, cpu::Scratch::statistics);

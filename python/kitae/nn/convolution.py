@@ -12,10 +12,10 @@ from kitae.convolution import geometry_of
 from kitae.nn import checks, initializers
 from kitae.nn.layer import Layer
 
-# Columns of a few samples at a time stay in the cache between being made and multiplied (2 MiB: forward and
-# weight gradient 10 to 30 % faster than columns of the whole batch, and no memory grows with the batch). A GPU wants
-# few large products.
-_BYTES_AT_ONCE = 1 << 21
+# Columns of a few samples at a time stay in the cache between being made and multiplied (4 MiB: forward and backward
+# 10 to 30 % faster than columns of the whole batch, and no memory grows with the batch; with less, NumPy's threads and
+# ours take the cores from each other too often). A GPU wants few large products.
+_BYTES_AT_ONCE = 1 << 22
 _BYTES_AT_ONCE_ON_GPU = 1 << 28
 
 Padding = int | Sequence[int] | str
