@@ -75,4 +75,31 @@ inline void add_run(T* to, const T* from, int64_t count) {
   if (rest > 2) to[i + 2] += from[i + 2];
 }
 
+// Masks of elements of T: all bits set, or none.
+template <class T>
+using MaskOf = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+// What add_run_in_rows needs of a row: the rest of a vector that begins with its last element.
+template <class T>
+constexpr int64_t kBeyondRow = Run<T, kVectorBytes>::kCount - 1;
+
+// to += from through rows of `length` elements, where the row's mask says so: of the others 0 is added, which changes
+// no sum that began with +0. `mask`: of a row, going on with its first elements for kBeyondRow more; `place`: where in
+// a row the run begins.
+template <class T>
+inline void add_run_in_rows(T* to, const T* from, int64_t count, const MaskOf<T>* mask, int64_t length, int64_t place) {
+  using Vector = Run<T, kVectorBytes>;
+  using Mask = Run<MaskOf<T>, kVectorBytes>;
+  const int64_t step = Vector::kCount % length;
+  int64_t i = 0;
+  for (; i + Vector::kCount <= count; i += Vector::kCount) {
+    const auto bits = Mask::load(reinterpret_cast<const MaskOf<T>*>(from + i)) & Mask::load(mask + place);
+    Vector::store(to + i, Vector::load(to + i) + reinterpret_cast<typename Vector::Vector>(bits));
+    place += step;
+    if (place >= length) place -= length;
+  }
+  for (; i < count; ++i, place = place + 1 < length ? place + 1 : 0)
+    if (mask[place]) to[i] += from[i];
+}
+
 }  // namespace kitae::cpu
