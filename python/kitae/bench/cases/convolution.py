@@ -35,6 +35,11 @@ _TEST_SIZES = (
     _size("2x3x6x7 reversed", (2, 3, 6, 7), (2, 2), layout="reversed"),
     _size("33x5x12x13 threads", (33, 5, 12, 13), (3, 3), stride=(2, 2), padding=(1, 1)),
     _size("1x2x40x40 windows of 289 cells", (1, 2, 40, 40), (17, 17), stride=(5, 4), padding=(3, 8)),
+    _size("3x2x5x37 rows of some vectors", (3, 2, 5, 37), (3, 3), stride=(1, 1), padding=(1, 1)),
+    _size("2x2x4x9 rows shorter than the window", (2, 2, 4, 9), (5, 19), stride=(1, 1), padding=(2, 9)),
+    _size("3x2x7x37 pairs", (3, 2, 7, 37), (2, 2)),
+    _size("2x3x6x18 pairs channels_last", (2, 3, 6, 18), (2, 2), layout="channels_last"),
+    _size("2x3x5x23 NaN pairs", (2, 3, 5, 23), (2, 2), values="nan"),
     _size("2x2x6x6 NaN", (2, 2, 6, 6), (3, 3), stride=(1, 1), padding=(1, 1), values="nan"),
 )
 _DILATED = (
