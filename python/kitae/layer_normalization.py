@@ -8,7 +8,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from kitae import _checks, _dispatch
 from kitae._checks import Rejected
-from kitae._normalization import NONFINITE_CODES, parameter_dtype, read_only, without_nonfinite
+from kitae._normalization import FLOAT64, NONFINITE_CODES, parameter_dtype, read_only, without_nonfinite
 
 __all__ = ["LayerNorm", "SavedLayerNorm", "layer_norm", "layer_norm_backward"]
 
@@ -136,7 +136,7 @@ def _forward(
     source = _moved(x, order)
     y = _dispatch.empty(source.shape, x.dtype, x) if out is None else _moved(out, order)
     rows = math.prod(source.shape[: source.ndim - normalized])
-    statistics = _dispatch.empty((3, rows), np.float64, x)
+    statistics = _dispatch.empty((3, rows), FLOAT64, x)
     if nonfinite == "zero" and hasattr(backend, "check"):  # returns before it knows of any sample
         source = without_nonfinite(op, source)
     while True:

@@ -10,6 +10,7 @@ from kitae import _checks, _dispatch
 from kitae import semantics as _semantics
 from kitae._checks import Rejected
 from kitae._normalization import (
+    FLOAT64,
     NONFINITE_CODES,
     copy_in_order,
     copy_in_order_of,
@@ -194,7 +195,7 @@ def _forward(
         raise _checks.error(TypeError, op, missing, expected, None)
     activation_code = _ACTIVATION_CODES[activation]
     y = _dispatch.empty_like(x) if out is None else out
-    statistics = _dispatch.empty((3, x.shape[axis]), np.float64, x)
+    statistics = _dispatch.empty((3, x.shape[axis]), FLOAT64, x)
     mask = None
     source, added = x, residual
     # A backend that has check() returns before it knows of any channel.
