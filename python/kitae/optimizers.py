@@ -102,6 +102,7 @@ class Optimizer(ABC):
 
     def __init__(self, params: Any, values: dict[str, Any], common: dict[str, Any], semantics: str) -> None:
         self._op = type(self).__name__
+        self._step_op = f"{self._op}.step"
         self._semantics = semantics
         # A subclass that somebody derives has its parent's preset.
         kind = next((base.__name__ for base in type(self).__mro__ if base.__name__ in __all__), self._op)
@@ -381,14 +382,13 @@ class Optimizer(ABC):
                 self._refresh(number, key)
 
     def _flatten(self, op: str, grads: Any) -> list[Any]:
-        arrays = self._flatten_any(op, grads)
+        structures = self._structures
+        arrays = structures[0].flatten(op, grads) if len(structures) == 1 else self._flatten_groups(op, grads)
         if type(self._inputs["parameters"][0]) is np.ndarray:
             return arrays
         return [_dispatch.as_array(array) for array in arrays]
 
-    def _flatten_any(self, op: str, grads: Any) -> list[Any]:
-        if len(self._structures) == 1:
-            return self._structures[0].flatten(op, grads)
+    def _flatten_groups(self, op: str, grads: Any) -> list[Any]:
         if not isinstance(grads, (list, tuple)) or len(grads) != len(self._structures):
             got = _checks.Words(f"{len(grads)}") if isinstance(grads, (list, tuple)) else grads
             raise _checks.error(ValueError, op, "grads", f"a list of {len(self._structures)} entries, one a group", got)
@@ -420,7 +420,7 @@ class Optimizer(ABC):
         Without an argument: the arrays of ``bind``. On an error nothing has been written. In-place work is never cut
         short: Ctrl-C takes effect after it.
         """
-        op = f"{self._op}.step"
+        op = self._step_op
         plan = self._current(op)
         arrays = None
         if grads is not None:
