@@ -12,7 +12,7 @@ from kitae._normalization import FLOAT64, NONFINITE_CODES, parameter_dtype, read
 
 __all__ = ["LayerNorm", "SavedLayerNorm", "layer_norm", "layer_norm_backward"]
 
-_NONFINITE = ("raise", "zero", "propagate")  # there is nothing that "skip" could leave as it was
+_NONFINITE = (_checks.RAISE, "zero", "propagate")  # there is nothing that "skip" could leave as it was
 _INF = math.inf
 
 
@@ -83,7 +83,8 @@ def layer_norm(
     op = "layer_norm"
     if not (type(eps) is float and 0.0 <= eps < _INF):
         eps = _checks.number(op, "eps", eps, low=0)
-    _checks.one_of(op, "nonfinite", nonfinite, _NONFINITE)
+    if nonfinite is not _checks.RAISE:
+        _checks.one_of(op, "nonfinite", nonfinite, _NONFINITE)
     return _forward(op, x, gamma, beta, axis, eps, nonfinite, out)
 
 

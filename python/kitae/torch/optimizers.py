@@ -269,7 +269,7 @@ class _Optimizer(torch.optim.Optimizer):
         params = [parameter for group in groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in params]
         written = [parameter for parameter, gradient in zip(params, gradients, strict=True) if gradient is not None]
-        if any([group.get("maximize") for group in groups]):
+        if any(group.get("maximize") for group in groups):
             gradients = self._uphill(gradients)
         arrays = _tensors.arrays(f"torch.{type(self).__name__}.step", "gradients", gradients)
         plans = self._current_plans(params, arrays)
