@@ -164,7 +164,7 @@ def _bytes_of_bits(size: int) -> int:
 
 def _protect(bits: Any) -> None:
     if type(bits) is np.ndarray:  # CuPy has no read-only arrays
-        bits.setflags(False)  # write; a keyword would cost as much again
+        bits.flags.writeable = False
 
 
 # The calls
