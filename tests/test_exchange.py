@@ -143,10 +143,14 @@ def test_another_tensor_is_noticed(theirs):
     for other in (array.copy(), array[:2], array.reshape(16), array.T, array[:, ::-1], array.view(np.float64), halves):
         assert exchange.first_other([theirs(array), theirs(other)], [view, view]) == 1
     assert exchange.first_other([theirs(array)], []) == 0
+    assert exchange.first_other([theirs(array), theirs(array)], [view, None]) == 1
     (half,) = exchange.arrays([theirs(array.astype(np.float16))])
     brain = theirs(array.astype(np.float16), code=4)
     brain.array = half
     assert exchange.first_other([brain], [half]) == 0  # bfloat16 in the memory of a float16
+    integers = theirs(array, code=0)
+    integers.array = view
+    assert exchange.first_other([integers], [view]) == 0  # and int32 in that of a float32
 
 
 @pytest.mark.parametrize(

@@ -389,6 +389,41 @@ def test_a_gradient_that_shares_the_parameter_s_memory_is_refused(backend):
     assert opt.steps == 0
 
 
+def test_a_gradient_between_the_parameter_s_elements_is_looked_at_again(backend):
+    """Where it begins and ends as one that was apart, its other elements may not be."""
+    name = backend.__name__.rpartition(".")[2].lstrip("_")
+    memory = np.ones(12, np.float32)
+
+    def view(first: int, *steps: int) -> np.ndarray:
+        return np.lib.stride_tricks.as_strided(memory[first:], (2, 3), tuple(4 * step for step in steps))
+
+    w, apart, shared = view(0, 2, 4), view(1, 2, 4), view(1, 4, 3)
+    assert np.lib.array_utils.byte_bounds(apart) == np.lib.array_utils.byte_bounds(shared)
+    opt = kitae.SGD([w], lr=1.0)
+    with kitae.use_backend(name):
+        for _ in range(2):
+            opt.step([apart])
+        assert np.all(w == -1)
+        with pytest.raises(ValueError, match=r"SGD.step: grads\[0\]: expected memory of its own"):
+            opt.step([shared])
+    assert np.all(w == -1)
+
+
+def test_bound_gradients_are_read_again_after_others(backend, rng):
+    name = backend.__name__.rpartition(".")[2].lstrip("_")
+    w = np.zeros(3, np.float32)
+    bound, other = np.ones(3, np.float32), np.full(3, 10, np.float32)
+    opt = kitae.SGD([w], lr=1.0)
+    with kitae.use_backend(name):
+        opt.bind([bound])
+        for grads, expected in ((None, -1), ([other], -11), (None, -12), (None, -13)):
+            opt.step(grads)
+            assert np.all(w == expected)
+        opt.bind([other])
+        opt.step()
+    assert np.all(w == -23)
+
+
 def test_none_leaves_parameter_and_state_alone(backend, rng):
     name = backend.__name__.rpartition(".")[2].lstrip("_")
     params = [rng.standard_normal(4).astype(np.float32) for _ in range(3)]

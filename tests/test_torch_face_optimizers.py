@@ -60,7 +60,7 @@ def _parameters(torch: ModuleType, rng: np.random.Generator, dtype: str, shapes:
 
 
 def _doubles(torch: ModuleType, parameters: list[Any]) -> list[Any]:
-    return [torch.nn.Parameter(parameter.detach().double()) for parameter in parameters]
+    return [torch.nn.Parameter(parameter.detach().double().clone()) for parameter in parameters]
 
 
 def _set_gradients(rng: np.random.Generator, step: int, *lists: list[Any], missing: bool = True) -> None:
@@ -248,7 +248,7 @@ def test_groups_that_come_later_and_options_that_change(torch, face, rng):
             ours, theirs = ours + more, theirs + more_theirs
         if step == 8:
             for o in (opt, peer):
-                o.param_groups[0].update(lr=torch.tensor(0.02), betas=(0.5, 0.7), weight_decay=0.1)
+                o.param_groups[0].update(lr=torch.tensor(0.02, dtype=torch.float64), betas=(0.5, 0.7), weight_decay=0.1)
         _set_gradients(rng, step, ours, theirs)
         opt.step()
         peer.step()
@@ -299,6 +299,61 @@ def test_closure_and_hooks(torch, face, rng):
     before = [p.detach().clone() for p in ours]
     opt.step()
     _assert_same(torch, before, [p.detach() for p in ours])
+
+
+def test_hooks_of_all_optimizers_and_the_profiler_see_a_step(torch, face, rng):
+    from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+    ours, opt, *_ = _twins(torch, face, rng)
+    _set_gradients(rng, 0, ours, missing=False)
+    seen = []
+    for register in (register_optimizer_step_pre_hook, register_optimizer_step_post_hook):
+        hook = register(lambda *given: seen.append(given))
+        opt.step()
+        hook.remove()
+    assert seen == [(opt, (opt,), {})] * 2
+    opt.step()
+    assert len(seen) == 2
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        opt.step()
+    assert [event.count for event in profile.key_averages() if event.key == "Optimizer.step#Adam.step"] == [1]
+
+
+def test_a_subclass_with_a_step_of_its_own_calls_hooks_once(torch, face, rng):
+    class Counting(face.SGD):  # type: ignore[misc, name-defined]
+        def step(self, closure: Any = None) -> Any:
+            seen.append("step")
+            return super().step(closure)
+
+    seen: list[str] = []
+    ours = _parameters(torch, rng, "float64", ((3,),))
+    opt = Counting(ours, lr=1.0)
+    _set_gradients(rng, 0, ours, missing=False)
+    expected = ours[0].detach() - ours[0].grad
+    opt.register_step_pre_hook(lambda *_: seen.append("before"))
+    opt.register_step_post_hook(lambda *_: seen.append("after"))
+    opt.step()
+    assert seen == ["before", "step", "after"]
+    torch.testing.assert_close(ours[0].detach(), expected)
+
+
+def test_state_that_changed_hands_is_used(torch, face, rng):
+    """The same dicts, but those of other parameters; and other dicts for the same parameters."""
+    ours = _parameters(torch, rng, "float64", ((4,), (4,)))
+    theirs = _doubles(torch, ours)
+    opt, peer = face.Adam(ours), torch.optim.Adam(theirs)
+    for step in range(6):
+        for parameters, o in ((ours, opt), (theirs, peer)):
+            a, b = parameters
+            if step == 2:
+                o.state[a], o.state[b] = o.state[b], o.state[a]
+            if step == 4:
+                o.state[a] = {name: value.clone() for name, value in o.state[a].items()}
+                o.state[a]["exp_avg"] *= 2
+        _set_gradients(rng, step, ours, theirs, missing=False)
+        opt.step()
+        peer.step()
+        _assert_same(torch, ours, theirs)
 
 
 def test_copies_and_pickles_go_on_alone(torch, face, rng):

@@ -79,13 +79,15 @@ class Exchange {
     return made;
   }
 
-  // The first place where a tensor is not the array's memory, dtype, shape and strides; -1: all are.
+  // The first place where a tensor is not the memory, dtype, shape and strides of a NumPy array; -1: all are.
   int64_t first_other(const py::list& tensors, const py::list& arrays) const {
     if (tensors.size() != arrays.size()) return 0;
     const auto count = static_cast<py::ssize_t>(tensors.size());
+    const auto& api = py::detail::npy_api::get();
+    Elements last;
     for (py::ssize_t i = 0; i < count; ++i) {
       const py::handle tensor = PyList_GET_ITEM(tensors.ptr(), i), array = PyList_GET_ITEM(arrays.ptr(), i);
-      if (!is_same(exported(tensor, i), array)) return i;
+      if (!api.PyArray_Check_(array.ptr()) || !is_same(exported(tensor, i), array, last)) return i;
     }
     return -1;
   }
@@ -146,7 +148,22 @@ class Exchange {
     return array;
   }
 
-  static bool is_same(const ExportedTensor& tensor, py::handle object) {
+  // What the elements of one descriptor are: most lists have one.
+  struct Elements {
+    PyObject* descriptor = nullptr;
+    uint8_t code = 0;
+    int64_t itemsize = 0;
+
+    void look(PyObject* other) {
+      if (other == descriptor) return;
+      const auto dtype = py::reinterpret_borrow<py::dtype>(other);
+      descriptor = other;
+      itemsize = dtype.itemsize();
+      code = itemsize == 2 && dtype.num() != 23 ? kBFloat : kFloat;
+    }
+  };
+
+  static bool is_same(const ExportedTensor& tensor, py::handle object, Elements& elements) {
     const auto* array = py::detail::array_proxy(object.ptr());
     if (array->nd != tensor.ndim) return false;
     int64_t size = 1;
@@ -154,9 +171,9 @@ class Exchange {
       if (array->dimensions[axis] != tensor.shape[axis]) return false;
       size *= tensor.shape[axis];
     }
-    const auto dtype = py::reinterpret_borrow<py::dtype>(py::detail::array_proxy(object.ptr())->descr);
-    const int64_t itemsize = dtype.itemsize();
-    if (itemsize * 8 != tensor.bits || (itemsize == 2 && (dtype.num() == 23) != (tensor.code == kFloat))) return false;
+    elements.look(array->descr);
+    const int64_t itemsize = elements.itemsize;
+    if (itemsize * 8 != tensor.bits || elements.code != tensor.code) return false;
     if (size == 0) return true;
     for (int axis = 0; tensor.strides && axis < tensor.ndim; ++axis)
       if (tensor.shape[axis] != 1 && array->strides[axis] != tensor.strides[axis] * itemsize) return false;
@@ -174,7 +191,7 @@ void register_exchange(py::module_& module) {
       .def(py::init<const py::type&>(), py::arg("type"))
       .def("arrays", &Exchange::arrays, py::arg("tensors"), "An array over each tensor's memory; None stays None.")
       .def("first_other", &Exchange::first_other, py::arg("tensors"), py::arg("arrays"),
-           "The first place where a tensor is not the array's memory, dtype, shape and strides; -1: none.");
+           "The first place where a tensor is not the memory, dtype, shape and strides of a NumPy array; -1: none.");
 }
 
 }  // namespace kitae::bindings

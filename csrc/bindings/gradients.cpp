@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -18,6 +17,9 @@ class Gradients {
  public:
   explicit Gradients(const py::list& gradients, Access access) {
     const auto count = static_cast<int64_t>(gradients.size());
+    held_.reserve(gradients.size());
+    arrays_.reserve(gradients.size());
+    places_.reserve(gradients.size());
     for (int64_t i = 0; i < count; ++i) {
       const py::handle object = PyList_GET_ITEM(gradients.ptr(), i);
       const Array array = optional_array_argument(object, "grads", access, i);
@@ -27,6 +29,7 @@ class Gradients {
       places_.push_back(i);
     }
     if (access == Access::write) drop_repeated();
+    list_->reserve(arrays_.size());
     for (size_t i = 0; i < arrays_.size(); ++i) list_->add(places_[i]).assign(arrays_[i]);
   }
 
@@ -53,19 +56,23 @@ class Gradients {
  private:
   // An array listed twice counts and changes once; arrays that overlap in part are refused.
   void drop_repeated() {
+    struct Listed {
+      Extent at;
+      size_t number;
+    };
     const size_t count = arrays_.size();
-    std::vector<size_t> order(count);
-    std::iota(order.begin(), order.end(), size_t{0});
-    std::vector<Extent> extents;
-    extents.reserve(count);
-    for (const Array& array : arrays_) extents.push_back(extent(array));
-    std::stable_sort(order.begin(), order.end(),
-                     [&](size_t a, size_t b) { return extents[a].begin < extents[b].begin; });
-    std::vector<bool> repeated(count, false);
+    std::vector<Listed> order;  // by address, then as listed
+    order.reserve(count);
+    for (size_t i = 0; i < count; ++i) order.push_back({extent(arrays_[i]), i});
+    std::sort(order.begin(), order.end(), [](const Listed& a, const Listed& b) {
+      return a.at.begin != b.at.begin ? a.at.begin < b.at.begin : a.number < b.number;
+    });
+    std::vector<bool> repeated;
     bool any = false;
     for (size_t i = 0; i < count; ++i)
-      for (size_t j = i + 1; j < count && extents[order[j]].begin < extents[order[i]].end; ++j) {
-        const size_t first = std::min(order[i], order[j]), second = std::max(order[i], order[j]);
+      for (size_t j = i + 1; j < count && order[j].at.begin < order[i].at.end; ++j) {
+        repeated.resize(count);
+        const auto [first, second] = std::minmax(order[i].number, order[j].number);
         if (repeated[first] || repeated[second]) continue;
         if (same(arrays_[first], arrays_[second]))
           repeated[second] = any = true;
@@ -131,12 +138,11 @@ py::tuple clip(const py::list& grads, double max_norm, double eps, int nonfinite
     found =
         &gradients.list().clip({static_cast<Scope>(scope), max_norm, eps}, static_cast<Nonfinite>(nonfinite), memory);
   }
-  py::list of_tensors;
-  if (!memory)
-    for (size_t i = 0, next = 0; i < grads.size(); ++i) {
-      const bool here = next < gradients.places().size() && gradients.places()[next] == static_cast<int64_t>(i);
-      of_tensors.append(here ? found->of_tensors[next++] : 0.0);
-    }
+  py::list of_tensors(memory ? 0 : grads.size());
+  for (size_t i = 0, next = 0; i < of_tensors.size(); ++i) {
+    const bool here = next < gradients.places().size() && gradients.places()[next] == static_cast<int64_t>(i);
+    of_tensors[i] = py::float_(here ? found->of_tensors[next++] : 0.0);
+  }
   py::list of_layers;
   for (const double norm : found->of_layers) of_layers.append(norm);
   return py::make_tuple(found->of_all, gradients.place(found->first_nonfinite), of_tensors, of_layers);

@@ -25,7 +25,7 @@ class Plan {
       const auto pair = place.cast<py::tuple>();
       const auto parameter = pair[0].cast<int64_t>();
       auto& views = plan_->parameters()[static_cast<size_t>(parameter)].gradients;
-      Place next{parameter, static_cast<int64_t>(views.size()), {}};
+      Place next{parameter, static_cast<int64_t>(views.size()), {}, {}};
       if (!pair[1].is_none())
         for (const py::handle axis : pair[1].cast<py::list>()) next.axes.push_back(axis.cast<int64_t>());
       if (views.empty())
@@ -125,7 +125,10 @@ class Plan {
   struct Place {
     int64_t parameter, gradient;
     std::vector<int64_t> axes;
+    Extent apart{0, 0};  // where a gradient lay that met nothing the step writes: it need not be looked for again
   };
+  static constexpr size_t kAhead = 8;  // gradients
+
   struct Written {
     Extent at;
     Array array;
@@ -171,8 +174,11 @@ class Plan {
   void read(const py::list& grads) {
     if (grads.size() != places_.size()) throw Rejected{"grads", "length"};
     try {
+      const auto item = [&](size_t i) { return PyList_GET_ITEM(grads.ptr(), static_cast<py::ssize_t>(i)); };
       for (size_t i = 0; i < places_.size(); ++i) {
-        const py::handle object = PyList_GET_ITEM(grads.ptr(), static_cast<py::ssize_t>(i));
+        const py::handle object = item(i);
+        // The update before has thrown these out of the caches.
+        if (i + kAhead < places_.size()) __builtin_prefetch(item(i + kAhead));
         read_one(places_[i], object, static_cast<int64_t>(i));
         gradients_[i] = py::reinterpret_borrow<py::object>(object);
       }
@@ -182,7 +188,7 @@ class Plan {
     }
   }
 
-  void read_one(const Place& place, py::handle object, int64_t index) {
+  void read_one(Place& place, py::handle object, int64_t index) {
     View& view =
         plan_->parameters()[static_cast<size_t>(place.parameter)].gradients[static_cast<size_t>(place.gradient)];
     view.dtype = DType::other;
@@ -191,7 +197,7 @@ class Plan {
     const Array& value = values_[static_cast<size_t>(place.parameter)];
     if (array.dtype != value.dtype && array.dtype != DType::float32) throw Rejected{"grads", "dtype", index};
     require_shape(array, value, place.axes, index);
-    require_apart(array, object, index);
+    require_apart(place, array, object, index);
     view.assign(array, place.axes.empty() ? nullptr : place.axes.data());
   }
 
@@ -204,18 +210,22 @@ class Plan {
   }
 
   // A gradient must not share memory with anything that the step writes.
-  void require_apart(const Array& array, py::handle object, int64_t index) const {
+  void require_apart(Place& place, const Array& array, py::handle object, int64_t index) const {
     if (array.size == 0) return;
     const Extent at = extent(array);
+    if (at.begin == place.apart.begin && at.end == place.apart.end) return;
+    bool apart = true;
     auto next = std::lower_bound(written_.begin(), written_.end(), at.end,
                                  [](const Written& entry, uintptr_t end) { return entry.at.begin < end; });
     // Extents of distinct views may interleave (columns of one matrix): look back as far as the longest one reaches.
     while (next != written_.begin()) {
       --next;
       if (next->at.begin + longest_ <= at.begin) break;
-      if (next->at.end > at.begin && overlap(array, object, next->array, next->object))
-        throw Rejected{"grads", "overlap", index};
+      if (next->at.end <= at.begin) continue;
+      if (overlap(array, object, next->array, next->object)) throw Rejected{"grads", "overlap", index};
+      apart = false;  // interleaved, and for other strides perhaps not
     }
+    if (apart) place.apart = at;
   }
 
   void release() {

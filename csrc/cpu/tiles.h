@@ -28,6 +28,8 @@ class Tiles {
     pieces_.clear();
     units_.assign(1, 0);
     first_chunk_.clear();
+    pieces_.reserve(static_cast<size_t>(tensors));
+    first_chunk_.reserve(static_cast<size_t>(tensors) + 1);
     elements_ = 0;
     for (int64_t tensor = 0; tensor < tensors; ++tensor) elements_ += size(tensor);
     const int64_t most = elements_of_unit(kPiece, elements_);

@@ -35,6 +35,11 @@ class TensorList {
  public:
   virtual ~TensorList() = default;
 
+  // Room for `count` arrays.
+  void reserve(size_t count) {
+    places_.reserve(count);
+    views_.reserve(count);
+  }
   // `place`: in the user's list, which may have more of them.
   View& add(int64_t place) {
     places_.push_back(place);

@@ -103,8 +103,12 @@ class RulePlan final : public OptimizerPlan {
     groups_.resize(static_cast<size_t>(groups));
     tiles_.assign(static_cast<int64_t>(parameters_.size()),
                   [&](int64_t i) { return parameters_[static_cast<size_t>(i)].value.size; });
-    for (const Parameter& parameter : parameters_)
-      has_float64_ = has_float64_ || parameter.value.dtype == DType::float64;
+    for (const Parameter& parameter : parameters_) {
+      const bool is_float64 = parameter.value.dtype == DType::float64;
+      Group& group = groups_[static_cast<size_t>(parameter.group)];
+      (is_float64 ? group.in_double : group.in_float) = true;
+      has_float64_ = has_float64_ || is_float64;
+    }
   }
 
  private:
@@ -158,10 +162,11 @@ class RulePlan final : public OptimizerPlan {
     CommonNumbers common;
     Rounded<float> as_float;
     Rounded<double> as_double;
+    bool in_float = false, in_double = false;  // whether it has such parameters
 
     void prepare(int64_t number) {
-      round(as_float, number);
-      round(as_double, number);
+      if (in_float) round(as_float, number);
+      if (in_double) round(as_double, number);
     }
     template <class T>
     void round(Rounded<T>& rounded, int64_t number) const {

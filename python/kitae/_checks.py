@@ -246,6 +246,8 @@ def number(
     infinite: bool = False,
 ) -> float:
     """``value`` as a Python float inside [low, high] (or open at an end), else the error. NaN is never inside."""
+    if type(value) is float and low < value < high:  # no words to be found
+        return value
     left = "(" if open_low or low == -math.inf else "["
     right = ")" if open_high or high == math.inf else "]"
     bounds = f"{left}{low:g}, {high:g}{right}"
@@ -288,6 +290,8 @@ def boolean(op: str, argument: str, value: Any) -> bool:
 
 
 def one_of(op: str, argument: str, value: Any, choices: Sequence[Any]) -> Any:
+    if type(value) is str and value in choices:
+        return value
     if not isinstance(value, (str, type(None))):
         raise error(TypeError, op, argument, "one of " + ", ".join(map(repr, choices)), value)
     if value not in choices:
@@ -295,7 +299,8 @@ def one_of(op: str, argument: str, value: Any, choices: Sequence[Any]) -> Any:
     return value
 
 
-NONFINITE = ("raise", "skip", "zero", "propagate")
+RAISE = "raise"  # of `nonfinite` where nobody says otherwise: this very object needs no check
+NONFINITE = (RAISE, "skip", "zero", "propagate")
 
 
 def nonfinite_gradient(op: str, place: Any, array: Any) -> Exception:

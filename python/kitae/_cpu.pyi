@@ -108,7 +108,7 @@ class Exchange:
         """
     def first_other(self, tensors: list, arrays: list) -> int:
         """
-        The first place where a tensor is not the array's memory, dtype, shape and strides; -1: none.
+        The first place where a tensor is not the memory, dtype, shape and strides of a NumPy array; -1: none.
         """
 
 def avg_pool_backward(

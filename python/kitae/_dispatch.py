@@ -155,7 +155,9 @@ def forced_array_module() -> Any:
 
 def empty_like(array: Any, shape: tuple[int, ...] | None = None) -> Any:
     """New memory of an array's shape (or another of as many axes), dtype, memory order and device."""
-    if type(array) is np.ndarray or not _checks.is_cupy(array):
+    if type(array) is np.ndarray and shape is None:  # twice as fast without keywords
+        return np.empty_like(array)
+    if isinstance(array, np.ndarray) or not _checks.is_cupy(array):
         return np.empty_like(array, subok=False, shape=shape)
     with array.device:
         return sys.modules["cupy"].empty_like(array, shape=shape)

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from kitae import _checks, _dispatch
 
 NONFINITE_CODES = {name: code for code, name in enumerate(_checks.NONFINITE)}
-PARAMETER_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+FLOAT64 = np.dtype(np.float64)  # NumPy makes one of every np.float64 that it is given
+PARAMETER_DTYPES = (np.dtype(np.float32), FLOAT64)
 
 
 def read_only(array: Any) -> Any:

@@ -23,6 +23,7 @@ _SCALES = ("inverted", "classic")
 _STORES = ("bits", "replay")
 _RNGS = ("philox", "numpy")
 _END_OF_SEEDS, _END_OF_OFFSETS = 2**64, 2**63
+_BYTE = np.dtype(np.uint8)
 _DROP_ALL = 2**32  # the threshold of drop = 1
 
 
@@ -163,7 +164,7 @@ def _bytes_of_bits(size: int) -> int:
 
 def _protect(bits: Any) -> None:
     if type(bits) is np.ndarray:  # CuPy has no read-only arrays
-        bits.setflags(write=False)
+        bits.flags.writeable = False
 
 
 # The calls
@@ -184,7 +185,7 @@ def _forward(
         x, out = _dispatch.as_array(x), _dispatch.as_array(out)
     backend = _dispatch.backend_for(x, op, argument)
     y = _dispatch.empty_like(x) if out is None else out
-    bits = _dispatch.empty(_bytes_of_bits(x.size), np.uint8, x) if keep_bits else None
+    bits = _dispatch.empty(_bytes_of_bits(x.size), _BYTE, x) if keep_bits else None
     try:
         backend.dropout_forward(x, y, bits, _threshold(drop), _keep_scale(drop, scale), seed, offset)
     except _checks.Rejected as rejected:

@@ -108,7 +108,8 @@ def clip_grad_norm(
     max_norm = _checks.number(op, "max_norm", max_norm, low=0, open_low=True, infinite=True)
     if eps is not CLIP_EPS:
         eps = _checks.number(op, "eps", eps, low=0)
-    _checks.one_of(op, "nonfinite", nonfinite, _checks.NONFINITE)
+    if nonfinite is not _checks.RAISE:
+        _checks.one_of(op, "nonfinite", nonfinite, _checks.NONFINITE)
     _checks.one_of(op, "per", per, ("all", "tensor"))
     arrays, first = as_list(op, grads)
     if first is None:

@@ -8,11 +8,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from kitae import _checks, _dispatch
 from kitae._checks import Rejected
-from kitae._normalization import NONFINITE_CODES, parameter_dtype, read_only, without_nonfinite
+from kitae._normalization import FLOAT64, NONFINITE_CODES, parameter_dtype, read_only, without_nonfinite
 
 __all__ = ["LayerNorm", "SavedLayerNorm", "layer_norm", "layer_norm_backward"]
 
-_NONFINITE = ("raise", "zero", "propagate")  # there is nothing that "skip" could leave as it was
+_NONFINITE = (_checks.RAISE, "zero", "propagate")  # there is nothing that "skip" could leave as it was
 _INF = math.inf
 
 
@@ -83,7 +83,8 @@ def layer_norm(
     op = "layer_norm"
     if not (type(eps) is float and 0.0 <= eps < _INF):
         eps = _checks.number(op, "eps", eps, low=0)
-    _checks.one_of(op, "nonfinite", nonfinite, _NONFINITE)
+    if nonfinite is not _checks.RAISE:
+        _checks.one_of(op, "nonfinite", nonfinite, _NONFINITE)
     return _forward(op, x, gamma, beta, axis, eps, nonfinite, out)
 
 
@@ -136,7 +137,7 @@ def _forward(
     source = _moved(x, order)
     y = _dispatch.empty(source.shape, x.dtype, x) if out is None else _moved(out, order)
     rows = math.prod(source.shape[: source.ndim - normalized])
-    statistics = _dispatch.empty((3, rows), np.float64, x)
+    statistics = _dispatch.empty((3, rows), FLOAT64, x)
     if nonfinite == "zero" and hasattr(backend, "check"):  # returns before it knows of any sample
         source = without_nonfinite(op, source)
     while True:

@@ -10,6 +10,7 @@ from kitae import _checks, _dispatch
 from kitae import semantics as _semantics
 from kitae._checks import Rejected
 from kitae._normalization import (
+    FLOAT64,
     NONFINITE_CODES,
     copy_in_order,
     copy_in_order_of,
@@ -130,8 +131,10 @@ def batch_norm(
         running_decay = _checks.number(op, "running_decay", running_decay, low=0, high=1)
     if not (type(slope) is float and -_INF < slope < _INF):
         slope = _checks.number(op, "slope", slope)
-    _checks.one_of(op, "activation", activation, _ACTIVATIONS)
-    _checks.one_of(op, "nonfinite", nonfinite, _checks.NONFINITE)
+    if activation is not None:
+        _checks.one_of(op, "activation", activation, _ACTIVATIONS)
+    if nonfinite is not _checks.RAISE:
+        _checks.one_of(op, "nonfinite", nonfinite, _checks.NONFINITE)
     return _forward(
         op,
         x,
@@ -186,7 +189,8 @@ def _forward(
     if type(x) is not np.ndarray:
         x, residual, out = _dispatch.as_array(x), _dispatch.as_array(residual), _dispatch.as_array(out)
     backend = _dispatch.backend_for(x, op, "x")
-    axis = _axis_of(op, x, axis)
+    if not (type(axis) is int and 0 <= axis < x.ndim > 1):
+        axis = _axis_of(op, x, axis)
     untracked = running_mean is None and running_var is None
     if (running_mean is None or running_var is None) and not (untracked and training):
         missing = "running_mean" if running_mean is None else "running_var"
@@ -194,7 +198,7 @@ def _forward(
         raise _checks.error(TypeError, op, missing, expected, None)
     activation_code = _ACTIVATION_CODES[activation]
     y = _dispatch.empty_like(x) if out is None else out
-    statistics = _dispatch.empty((3, x.shape[axis]), np.float64, x)
+    statistics = _dispatch.empty((3, x.shape[axis]), FLOAT64, x)
     mask = None
     source, added = x, residual
     # A backend that has check() returns before it knows of any channel.

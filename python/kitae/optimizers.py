@@ -102,6 +102,7 @@ class Optimizer(ABC):
 
     def __init__(self, params: Any, values: dict[str, Any], common: dict[str, Any], semantics: str) -> None:
         self._op = type(self).__name__
+        self._step_op = f"{self._op}.step"
         self._semantics = semantics
         # A subclass that somebody derives has its parent's preset.
         kind = next((base.__name__ for base in type(self).__mro__ if base.__name__ in __all__), self._op)
@@ -113,6 +114,8 @@ class Optimizer(ABC):
         self._scope, self._max_norm = self._scaling(common["max_norm"])
         default = "propagate" if self._scope == "none" else "raise"
         self._nonfinite = _checks.one_of(self._op, "nonfinite", common["nonfinite"] or default, _checks.NONFINITE)
+        self._scope_code, self._nonfinite_code = SCOPE_CODES[self._scope], NONFINITE_CODES[self._nonfinite]
+        self._clip_eps = self._values["clip_eps"]
         self._master = _checks.boolean(self._op, "master", True if common["master"] is None else common["master"])
         self._steps = 0
         self._track = False
@@ -123,6 +126,7 @@ class Optimizer(ABC):
         self._last: tuple[bool, float, int, int] = (True, math.nan, 0, -1)
         self._plans: dict[str, Any] = {}
         self._bound: list[Any] | None = None
+        self._bound_to: Any = None  # the plan that reads them unseen
         if params is not None:
             self.attach(params)
 
@@ -289,7 +293,8 @@ class Optimizer(ABC):
         for number, i in enumerate(listed.first):
             self._members[group_of[i]].append(number)
         self._group_key = itemgetter(*self._group_names(), "l1")
-        self._plans, self._bound, self._waiting, self._tracked_by = {}, None, None, None
+        self._plans, self._waiting, self._tracked_by = {}, None, None
+        self._bound = self._bound_to = None
         self._steps = 0
         try:
             self._plan(backend)
@@ -377,14 +382,13 @@ class Optimizer(ABC):
                 self._refresh(number, key)
 
     def _flatten(self, op: str, grads: Any) -> list[Any]:
-        arrays = self._flatten_any(op, grads)
+        structures = self._structures
+        arrays = structures[0].flatten(op, grads) if len(structures) == 1 else self._flatten_groups(op, grads)
         if type(self._inputs["parameters"][0]) is np.ndarray:
             return arrays
         return [_dispatch.as_array(array) for array in arrays]
 
-    def _flatten_any(self, op: str, grads: Any) -> list[Any]:
-        if len(self._structures) == 1:
-            return self._structures[0].flatten(op, grads)
+    def _flatten_groups(self, op: str, grads: Any) -> list[Any]:
         if not isinstance(grads, (list, tuple)) or len(grads) != len(self._structures):
             got = _checks.Words(f"{len(grads)}") if isinstance(grads, (list, tuple)) else grads
             raise _checks.error(ValueError, op, "grads", f"a list of {len(self._structures)} entries, one a group", got)
@@ -402,13 +406,13 @@ class Optimizer(ABC):
         op = f"{self._op}.bind"
         plan = self._current(op)
         arrays = self._flatten(op, grads)
-        self._bound = None
+        self._bound = self._bound_to = None
         self._refresh_changed()
         try:
             plan.bind(arrays)
         except Rejected as rejected:
             raise self._explain(op, rejected, arrays) from None
-        self._bound = arrays
+        self._bound, self._bound_to = arrays, plan
 
     def step(self, grads: Any = None) -> None:
         """Update every parameter once, in place; ``grads`` have the structure of the parameters.
@@ -416,27 +420,29 @@ class Optimizer(ABC):
         Without an argument: the arrays of ``bind``. On an error nothing has been written. In-place work is never cut
         short: Ctrl-C takes effect after it.
         """
-        op = f"{self._op}.step"
+        op = self._step_op
         plan = self._current(op)
         arrays = None
         if grads is not None:
             arrays = self._flatten(op, grads)
         elif self._bound is None:
             raise _checks.error(TypeError, op, "grads", "gradients (or bind(grads) first)", None)
-        elif not plan.bound():
+        elif self._bound_to is not plan:
             arrays = self._bound
         self._refresh_changed()
         if self._steps >= _MAX_STEPS:
             raise _checks.error(OverflowError, op, "steps", "at most 2**63 - 1", self._steps)
         lag = self._step_lag(self._steps)
+        if arrays is not None:
+            self._bound_to = None
         try:
             last = plan.step(
                 arrays,
                 self._steps + 1 - lag,
-                SCOPE_CODES[self._scope],
+                self._scope_code,
                 self._max_norm,
-                self._values["clip_eps"],
-                NONFINITE_CODES[self._nonfinite],
+                self._clip_eps,
+                self._nonfinite_code,
             )
         except Rejected as rejected:
             raise self._explain(op, rejected, arrays) from None

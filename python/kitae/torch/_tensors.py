@@ -56,8 +56,9 @@ def _arrays(tensors: list[Any]) -> list[Any]:
 
 def holds(tensors: list[Any], arrays: list[Any]) -> bool:
     """Whether each array still is the memory of its tensor. Rejected where a tensor has none."""
-    if all(type(array) is np.ndarray for array in arrays):
-        return EXCHANGE.first_other(tensors, arrays) < 0
+    place = EXCHANGE.first_other(tensors, arrays)
+    if place < 0 or type(arrays[place]) is np.ndarray:
+        return place < 0
     return all(
         array is now or (type(array) is np.ndarray and EXCHANGE.first_other([tensor], [array]) < 0)
         for tensor, array, now in zip(tensors, arrays, _arrays(tensors), strict=True)

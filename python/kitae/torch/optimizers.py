@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from operator import is_
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from kitae import _checks, _dispatch
 from kitae._checks import Rejected
@@ -22,7 +24,9 @@ class _RulePlan:
     """The parameters that one rule updates, their state, and the native plan over both.
 
     ``places``: of the parameters, in the list of all. ``names``: the rule's state as PyTorch names it. ``arrays``: the
-    memory of ``tensors(...)``; as long as the tensors are still there, the plan is right.
+    memory of ``tensors(...)``; as long as the tensors are still there, the plan is right. ``seen``: the optimizer's
+    state when the plan was made, its keys and its values: where it still has these, ``states`` are those of the
+    parameters, and nobody has to look them up by tensors, whose hashes are slow.
     """
 
     def __init__(self, op: str, rule: str, names: Sequence[str], counted: bool, group_count: int) -> None:
@@ -47,12 +51,16 @@ class _RulePlan:
                 own = state[member]
                 own[name] = _laid_out_like(self.op, f"state[{place}][{name!r}]", own[name], member, order)
         self.counts = np.zeros(0, np.float32)
+        self.even = b""  # the bytes of counts that are equal
         if self.counted:  # one buffer, so that one addition counts every parameter's step
             kind = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
             counts = torch.tensor([float(state[member]["step"]) for member in members], dtype=kind, device="cpu")
             for member, count in zip(members, counts.unbind(), strict=True):
                 state[member]["step"] = count
             self.counts = counts.numpy()
+        self.seen = list(state), list(state.values())
+        self.states = [state.get(member) for member in members]
+        self.members = members
         self.arrays = _tensors.arrays(self.op, "params", self.tensors(params, state))
         slots = [self.arrays[(1 + i) * len(members) :][: len(members)] for i in range(len(self.names))]
         self.distinct_groups = tuple(set(self.groups))
@@ -77,9 +85,13 @@ class _RulePlan:
         members = [params[place] for place in self.places]
         if not self.names and not self.counted:
             return members
-        states: list[Any] = [state.get(member) for member in members]
+        keys, values = self.seen
+        seen = len(state) == len(keys) and all(map(is_, state, keys)) and all(map(is_, state.values(), values))
+        states: list[Any] = self.states
+        if not seen or not all(map(is_, members, self.members)):
+            states = [state.get(member) for member in members]
         names = (*self.names, "step") if self.counted else self.names
-        return [*members, *(own[name] for name in names for own in states)]
+        return members + [own[name] for name in names for own in states]
 
     def holds(self, params: list[Any], state: Mapping[Any, Any]) -> bool:
         """Whether the plan's memory is still that of the parameters and of their state."""
@@ -97,17 +109,23 @@ class _RulePlan:
         if not present:
             return
         by_step, by_fresh = depends
-        before = int(self.counts[present[0]]) if by_step else 0
+        before = int(self.counts.item(present[0])) if by_step else 0
         fresh, self.fresh = self.fresh if by_fresh else set(), set()
-        if not fresh and (not by_step or (self.counts == before).all()):
+        even = not by_step or self.counts.tobytes() == self.even or bool((self.counts == before).all())
+        if even and not fresh:
             self._call(own, before + 1, False, numbers)
         else:  # parameters that have missed a step, or make their first one, have other numbers: a call for each kind
             kinds = {i: (int(self.counts[i]) + 1 if by_step else 1, i in fresh) for i in present}
             for kind in sorted(set(kinds.values())):
                 chosen = [gradient if kinds.get(i) == kind else None for i, gradient in enumerate(own)]
                 self._call(chosen, *kind, numbers)
-        if self.counted:
-            self.counts[... if len(present) == len(own) else present] += 1
+        if not self.counted:
+            return
+        if len(present) == len(own):
+            self.counts += 1
+            self.even = self.counts.tobytes() if even and by_step else b""
+        else:
+            self.counts[present] += 1
 
     def _call(self, grads: list[Any], step: int, fresh: bool, numbers: Callable[[int, int, bool], Numbers]) -> None:
         with _tensors.stream_of(self.arrays[0]):
@@ -221,9 +239,28 @@ class _Optimizer(torch.optim.Optimizer):
 
     # Steps.
 
-    @torch.compiler.disable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of every parameter that has a gradient; returns what ``closure`` does."""
+        if not (torch.compiler.is_compiling() or self._watched()):
+            return self._step(closure)
+        # What PyTorch has wrapped of a subclass with a step of its own is that one.
+        step = self._watched_step if type(self).step is _Optimizer.step else self._step_apart
+        return step() if closure is None else step(closure)
+
+    # PyTorch would wrap what is not marked in a record for the profiler and in the hooks: two steps' worth of time for
+    # a small network where nobody looks.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def _watched(self) -> bool:
+        return bool(
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()
+        )
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -231,6 +268,7 @@ class _Optimizer(torch.optim.Optimizer):
         groups = self.param_groups
         params = [parameter for group in groups for parameter in group["params"]]
         gradients = [parameter.grad for parameter in params]
+        written = [parameter for parameter, gradient in zip(params, gradients, strict=True) if gradient is not None]
         if any(group.get("maximize") for group in groups):
             gradients = self._uphill(gradients)
         arrays = _tensors.arrays(f"torch.{type(self).__name__}.step", "gradients", gradients)
@@ -240,11 +278,13 @@ class _Optimizer(torch.optim.Optimizer):
             return self._numbers(groups[group], step, fresh)
 
         for plan in plans:
-            depends = [self._depends(groups[group]) for group in plan.distinct_groups]
-            plan.step(arrays, numbers, (any(step for step, _ in depends), any(fresh for _, fresh in depends)))
-        written = [parameter for parameter in params if parameter.grad is not None]
+            on_step, on_fresh = zip(*[self._depends(groups[group]) for group in plan.distinct_groups], strict=True)
+            plan.step(arrays, numbers, (any(on_step), any(on_fresh)))
         torch.autograd.graph.increment_version(written)
         return loss
+
+    _step_apart = torch.compiler.disable(_step)
+    _watched_step = torch.optim.Optimizer.profile_hook_step(_step_apart)
 
     def _uphill(self, gradients: list[Any]) -> list[Any]:
         """Negated copies of the gradients of groups with ``maximize``."""
