@@ -84,6 +84,10 @@ class LineStream {
 
 // An output of so many bytes or more is streamed, where it is none of the inputs: with an input as large, the caches
 // hold little of it when it is read next. What a virtual machine says of its caches is the host's.
+#if defined(__x86_64__)
 constexpr int64_t kStreamedBytes = 1 << 24;
+#else
+constexpr int64_t kStreamedBytes = INT64_MAX;
+#endif
 
 }  // namespace kitae::cpu
