@@ -1,8 +1,9 @@
 // A small thread pool. Not OpenMP: libgomp hangs a child forked after parallel work.
 //
 // A call is cut into units whose results do not depend on who runs them; the caller and the workers claim units one by
-// one, each from its own share first. One call at a time uses the workers; a call from a second thread meanwhile runs alone, with the same result. A
-// worker that is still asleep when the units are gone is not waited for. After fork the child starts with a fresh pool.
+// one, each from its own share first. One call at a time uses the workers; a call from a second thread meanwhile runs
+// alone, with the same result. A worker that is still asleep when the units are gone is not waited for. After fork the
+// child starts with a fresh pool.
 #pragma once
 
 #include <cstdint>
