@@ -17,8 +17,7 @@ constexpr int64_t kSmallTensor = 1 << 15;  // elements; below, waking a thread c
 constexpr int64_t kBlockBytes = 1 << 18;   // half of a level-2 cache of 512 KB: input and output share it
 constexpr int64_t kMapElements = 1 << 16;  // elements of a unit of an element-wise step, or more (elements_of_unit)
 constexpr int64_t kChannelsOfUnit = 64;
-constexpr int64_t kCachedTensor = 1 << 21;  // elements that a level-3 cache holds twice
-constexpr int64_t kShortestRow = 256;       // bytes of a block's row, where channels are short rows
+constexpr int64_t kShortestRow = 256;  // bytes of a block's row, where channels are short rows
 
 // map(box, backwards) over the whole tensor.
 template <class Map>

@@ -58,6 +58,7 @@ inline void visit_in_turn(int64_t count, Make&& make, Visit&& visit, const Regio
 // tensors are read, twice the memory is waited for, and shorter rows gain. Rows of many channels ask for later ones.
 constexpr int64_t kLongRow = 256, kLongRowOfPair = 128;
 constexpr int64_t kNearElements = 1 << 16;
+constexpr int64_t kCachedTensor = 1 << 21;  // elements that a level-3 cache holds twice
 inline bool ask_ahead(const ChannelSizes& sizes, int64_t long_row) {
   const int64_t row = sizes.adjacent() ? sizes.channels : sizes.inner;
   return row >= (sizes.adjacent() ? kLongRowOfPair : long_row) && sizes.size() > kNearElements;

@@ -120,7 +120,8 @@ template <class T, class Function, class... In>
 }
 
 // Two rows at a time are two places of memory, which the hardware does not fetch ahead of unless they are short.
-constexpr int64_t kShortBytes = 256;
+// In the level-2 cache they may be longer.
+constexpr int64_t kShortBytes = 256, kShortInCache = 2048;
 
 // Rows of channels side by side, kRows at a time, which share the loads of a column's numbers; how many were done.
 // kAsk, where rows follow each other without a gap: memory that comes next is asked for in its order, the output's,
@@ -188,11 +189,10 @@ template <class T, class Function, class... In>
 // bytes would share the sets of a cache. Beyond it one place of memory is better, and asking, too.
 template <class T, class Function, class... In>
 inline void map_across(const ChannelSizes& sizes, const Box& box, T* out, const Function& function, const In*... in) {
-  constexpr int64_t kShortInCache = 2048, kCached = 1 << 21;
   const int64_t columns = box.last_channel - box.first_channel, stride = sizes.channels;
   const int64_t first = box.first_row * stride + box.first_channel, rows = box.last_row - box.first_row;
   const int64_t bytes = stride * static_cast<int64_t>(sizeof(T));
-  const bool near = sizes.size() <= kNearElements, cached = sizes.size() <= kCached;
+  const bool near = sizes.size() <= kNearElements, cached = sizes.size() <= kCachedTensor;
   const bool can_ask = !near && columns == stride && columns >= kLongRowOfPair;
   const bool in_pairs = bytes <= (near || (can_ask && cached) ? kShortInCache : kShortBytes);
   const bool asking = can_ask && in_pairs == cached;
@@ -230,8 +230,7 @@ inline void map_tile(const ChannelSizes& sizes, const Region& tile, T* out, int6
     // Two short rows share the loads of a column's numbers. Longer ones would be two places of memory at a time, which
     // the hardware does not prefetch; in the level-2 cache they may be longer, as long as they do not share its sets.
     constexpr int kRows = 2;
-    constexpr int64_t kShortInCache = 2048;
-    const int64_t most = sizes.size() <= kNearElements ? kShortInCache : detail::kShortBytes;
+    const int64_t most = sizes.size() <= kNearElements ? detail::kShortInCache : detail::kShortBytes;
     const bool near = stride * static_cast<int64_t>(sizeof(T)) <= most;
     for (; near && row + kRows <= tile.rows; row += kRows)
       detail::map_rows<kRows>(out + row * stride, stride, row, tile.columns, function, in...);

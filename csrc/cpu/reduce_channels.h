@@ -290,15 +290,14 @@ inline Region region_of_chunk(const ChannelSizes& sizes, int64_t chunk, int64_t 
 
 namespace detail {
 
-// A block of channels is runs of memory, one an outer row: an offset in bytes that stays kAskedBytes before the sums,
-// goes over the end of a run into the next one, and behind the last into the next block.
+// A block of channels is runs of memory, one an outer row: an offset in bytes that stays so far before the sums, goes
+// over the end of a run into the next one, and behind the last into the next block.
 class RunsAhead {
  public:
-  RunsAhead(int64_t begin, int64_t run, int64_t stride, int64_t runs)
+  RunsAhead(int64_t begin, int64_t run, int64_t stride, int64_t runs, int64_t ahead)
       : offset_(begin), end_(begin + run), run_(run), stride_(stride), left_(runs), next_block_(begin + run) {
-    int64_t to_go = kAskedBytes;
-    for (; to_go >= run_; to_go -= run_) next_run();
-    offset_ += to_go;
+    for (; run_ > 0 && ahead >= run_; ahead -= run_) next_run();
+    offset_ += ahead;
   }
   // A line of each input, into the level-2 cache, as level 1 holds what is at work.
   template <class T, int kInputs>
@@ -363,8 +362,8 @@ template <bool kAsk, class Op, class T>
       for (double& lane : sums[i].parameter) lane = parameters[from - begin + i];
     const Region start = region_of_chunk(sizes, chunk, from), stop = region_of_chunk(sizes, last - 1, from);
     const int64_t run = pieces && last - chunk == 1 ? start.columns : channels * sizes.inner;
-    RunsAhead ahead(start.offset(sizes) * kElement, run * kElement, stride * kElement,
-                    stop.row + stop.rows - start.row);
+    RunsAhead ahead(start.offset(sizes) * kElement, run * kElement, stride * kElement, stop.row + stop.rows - start.row,
+                    kAsk ? kAskedBytes : 0);
     for (int64_t at = chunk; at < last; ++at) {
       const Region part = region_of_chunk(sizes, at, from);
       for (int64_t i = 0; i < channels; ++i)
