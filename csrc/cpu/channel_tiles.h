@@ -206,6 +206,7 @@ struct TileBuffer {
 template <class S>
 struct TileReader {
   using T = Compute<S>;
+  using Stored = S;
   const bool columns, ahead;
   const ChannelSizes view;
   const S* from;
@@ -217,9 +218,9 @@ struct TileReader {
         view(columns ? as_columns(sizes) : sizes),
         from(data) {}
 
-  bool in_place(const T* (&rows)[1]) const {
-    if constexpr (std::is_same_v<S, T>) rows[0] = from;
-    return std::is_same_v<S, T>;
+  bool in_place(const S* (&rows)[1]) const {
+    rows[0] = from;
+    return kInPlace<S>;
   }
   void prepare(int64_t /*channel*/, int64_t /*count*/) {}
   void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[1]) {

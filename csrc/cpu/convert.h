@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "ops/host_device.h"
 
@@ -11,6 +12,17 @@
 #endif
 
 namespace kitae::cpu {
+
+// Storage that loops read and write as it lies: widening bfloat16 is a shift, which the compiler sees through. The others
+// go by way of tiles (channel_tiles.h).
+template <class S>
+constexpr bool kInPlace = std::is_same_v<S, Compute<S>> || std::is_same_v<S, BFloat16>;
+
+// f of stored elements, in the type of arithmetic, to be stored again.
+template <class S, class F, class... In>
+[[gnu::always_inline]] inline S stored(const F& f, const In&... in) {
+  return FromFloat<S>::convert(f(to_float(in)...));
+}
 
 template <class To, class From>
 inline void widen(To* to, const From* from, int64_t count) {

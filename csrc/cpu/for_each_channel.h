@@ -63,14 +63,14 @@ inline void map_rows(T* out, int64_t stride, int64_t row, int64_t columns, const
 
 // out[i] = f(in[i]...) for a row of at least kLanes elements, f in registers. The last lanes are computed before
 // anything is written, as `out` may be an input, and not one by one.
-template <class T, class F, class... In>
-[[gnu::always_inline]] inline void map_row(T* out, int64_t columns, const F f, const In*... in) {
-  T last[kLanes];
+template <class S, class F, class... In>
+[[gnu::always_inline]] inline void map_row(S* out, int64_t columns, const F f, const In*... in) {
+  S last[kLanes];
   const int64_t rest = columns - kLanes, whole = columns & -static_cast<int64_t>(kLanes);
 #pragma GCC ivdep
-  for (int i = 0; i < kLanes; ++i) last[i] = f(in[rest + i]...);
+  for (int i = 0; i < kLanes; ++i) last[i] = stored<S>(f, in[rest + i]...);
 #pragma GCC ivdep
-  for (int64_t i = 0; i < whole; ++i) out[i] = f(in[i]...);
+  for (int64_t i = 0; i < whole; ++i) out[i] = stored<S>(f, in[i]...);
   std::memcpy(out + rest, last, sizeof(last));
 }
 
@@ -89,20 +89,20 @@ inline bool maps_in_place(const ChannelSizes& sizes, const Box& box, Writing wri
 namespace detail {
 
 // out[i] = at(i)(in[i]...) for so many columns.
-template <class T, class At, class... In>
-[[gnu::always_inline]] inline void stream_columns(LineStream<T>& lines, int64_t columns, const At& at,
+template <class S, class At, class... In>
+[[gnu::always_inline]] inline void stream_columns(LineStream<S>& lines, int64_t columns, const At& at,
                                                   const In*... in) {
   for (int64_t begin = 0; begin < columns; begin += lines.kMost) {
     const int64_t end = begin + lines.kMost < columns ? begin + lines.kMost : columns;
-    T* const to = lines.room() - begin;
+    S* const to = lines.room() - begin;
 #pragma GCC ivdep
-    for (int64_t i = begin; i < end; ++i) to[i] = at(i)(in[i]...);
+    for (int64_t i = begin; i < end; ++i) to[i] = stored<S>(at(i), in[i]...);
     lines.add(end - begin);
   }
 }
 
-template <class T, class Function, class... In>
-[[gnu::noinline]] void map_short_rows(const ChannelSizes& sizes, const Box& box, bool backwards, bool asking, T* out,
+template <class S, class Function, class... In>
+[[gnu::noinline]] void map_short_rows(const ChannelSizes& sizes, const Box& box, bool backwards, bool asking, S* out,
                                       const Function& function, const In*... in) {
   const int64_t rows = box.last_row - box.first_row, channels = box.last_channel - box.first_channel;
   const int64_t length = box.last_column - box.first_column, inner = sizes.inner;
@@ -126,8 +126,8 @@ constexpr int64_t kShortBytes = 256, kShortInCache = 2048;
 // Rows of channels side by side, kRows at a time, which share the loads of a column's numbers; how many were done.
 // kAsk, where rows follow each other without a gap: memory that comes next is asked for in its order, the output's,
 // too.
-template <int kRows, bool kAsk, class T, class Function, class... In>
-[[gnu::noinline]] int64_t map_rows_across(int64_t rows, int64_t columns, int64_t stride, T* out,
+template <int kRows, bool kAsk, class S, class Function, class... In>
+[[gnu::noinline]] int64_t map_rows_across(int64_t rows, int64_t columns, int64_t stride, S* out,
                                           const Function& function, const In*... in) {
   constexpr int64_t kAsked = 1 << 13, kPiece = 64;  // bytes ahead; columns
   int64_t row = 0;
@@ -135,7 +135,7 @@ template <int kRows, bool kAsk, class T, class Function, class... In>
     for (int64_t begin = 0, end; begin < columns; begin = end) {
       end = kAsk && begin + kPiece < columns ? begin + kPiece : columns;
       if constexpr (kAsk) {
-        constexpr int64_t kElement = sizeof(T);
+        constexpr int64_t kElement = sizeof(S);
         const int64_t from = kAsked + (row * stride + begin * kRows) * kElement,
                       bytes = (end - begin) * kRows * kElement;
         (fetch(reinterpret_cast<const char*>(in) + from, bytes), ...);
@@ -144,24 +144,24 @@ template <int kRows, bool kAsk, class T, class Function, class... In>
 #pragma GCC ivdep
       for (int64_t i = begin; i < end; ++i) {
         const auto f = function(i);
-        for (int64_t k = row; k < row + kRows; ++k) out[k * stride + i] = f(in[k * stride + i]...);
+        for (int64_t k = row; k < row + kRows; ++k) out[k * stride + i] = stored<S>(f, in[k * stride + i]...);
       }
     }
   return row;
 }
 
 // map_in_place for an output that is streamed.
-template <class T, class Function, class... In>
-[[gnu::noinline]] void map_and_stream(const ChannelSizes& sizes, const Box& box, bool backwards, T* out,
+template <class S, class Function, class... In>
+[[gnu::noinline]] void map_and_stream(const ChannelSizes& sizes, const Box& box, bool backwards, S* out,
                                       const Function& function, const In*... in) {
   const int64_t rows = box.last_row - box.first_row, channels = box.last_channel - box.first_channel;
   const int64_t stride = sizes.channels * sizes.inner, step = backwards ? -stride : stride;
   const int64_t begin = box.first_channel * sizes.inner + box.first_column;
   const int64_t first = box.first_row * stride + begin;
   int64_t at = backwards ? (box.last_row - 1) * stride + begin : first;
-  if (sizes.adjacent() && channels == stride && channels <= LineStream<T>::kMost) {  // one run of memory
-    LineStream<T> lines(out + first);
-    const int64_t most = channels * static_cast<int64_t>(sizeof(T)) <= kShortBytes ? lines.kMost / channels : 1;
+  if (sizes.adjacent() && channels == stride && channels <= LineStream<S>::kMost) {  // one run of memory
+    LineStream<S> lines(out + first);
+    const int64_t most = channels * static_cast<int64_t>(sizeof(S)) <= kShortBytes ? lines.kMost / channels : 1;
     for (int64_t row = 0, here = first; row < rows; row += most, here += most * stride) {
       const int64_t count = rows - row < most ? rows - row : most;
       const int64_t pairs = map_rows_across<2, false>(count, channels, stride, lines.room(), function, (in + here)...);
@@ -171,14 +171,14 @@ template <class T, class Function, class... In>
     }
   } else if (sizes.adjacent()) {
     for (int64_t row = 0; row < rows; ++row, at += step) {
-      LineStream<T> lines(out + at);
+      LineStream<S> lines(out + at);
       stream_columns(lines, channels, function, (in + at)...);
     }
   } else {
     const int64_t length = box.last_column - box.first_column;
     for (int64_t row = 0; row < rows; ++row, at += step)
       for (int64_t channel = 0, here = at; channel < channels; ++channel, here += sizes.inner) {
-        LineStream<T> lines(out + here);
+        LineStream<S> lines(out + here);
         stream_columns(lines, length, [f = function(channel)](int64_t) { return f; }, (in + here)...);
       }
   }
@@ -187,11 +187,11 @@ template <class T, class Function, class... In>
 
 // Longer rows go in pairs where the level-2 cache holds the tensor, and in the level-3 cache where we ask; rows of 4096
 // bytes would share the sets of a cache. Beyond it one place of memory is better, and asking, too.
-template <class T, class Function, class... In>
-inline void map_across(const ChannelSizes& sizes, const Box& box, T* out, const Function& function, const In*... in) {
+template <class S, class Function, class... In>
+inline void map_across(const ChannelSizes& sizes, const Box& box, S* out, const Function& function, const In*... in) {
   const int64_t columns = box.last_channel - box.first_channel, stride = sizes.channels;
   const int64_t first = box.first_row * stride + box.first_channel, rows = box.last_row - box.first_row;
-  const int64_t bytes = stride * static_cast<int64_t>(sizeof(T));
+  const int64_t bytes = stride * static_cast<int64_t>(sizeof(S));
   const bool near = sizes.size() <= kNearElements, cached = sizes.size() <= kCachedTensor;
   const bool can_ask = !near && columns == stride && columns >= kLongRowOfPair;
   const bool in_pairs = bytes <= (near || (can_ask && cached) ? kShortInCache : kShortBytes);
@@ -211,8 +211,8 @@ inline void map_across(const ChannelSizes& sizes, const Box& box, T* out, const 
 
 // out[i] = f(in[i]...) over such a box, f = function(channel - first channel), where tensors are stored in the type of
 // arithmetic. Without tiles: finding out where one lies takes as long as a few hundred elements.
-template <class T, class Function, class... In>
-inline void map_in_place(const ChannelSizes& sizes, const Box& box, bool backwards, Writing writing, T* out,
+template <class S, class Function, class... In>
+inline void map_in_place(const ChannelSizes& sizes, const Box& box, bool backwards, Writing writing, S* out,
                          const Function& function, const In*... in) {
   if (writing == Writing::streamed) return detail::map_and_stream(sizes, box, backwards, out, function, in...);
   if (sizes.adjacent()) return detail::map_across(sizes, box, out, function, in...);

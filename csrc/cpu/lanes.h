@@ -58,6 +58,19 @@ struct Lanes {
     return __builtin_convertvector(narrow, Vector);
 #endif
   }
+  static Vector load_part(const BFloat16* from) {
+#if defined(__AVX512F__)
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    return _mm512_maskz_cvtps_pd(static_cast<__mmask8>(-1), _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16)));
+#elif defined(__AVX2__)
+    const __m128i wide = _mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+    return _mm256_cvtps_pd(_mm_castsi128_ps(_mm_slli_epi32(wide, 16)));
+#else
+    Vector part;
+    for (int i = 0; i < kWidth; ++i) part[i] = static_cast<double>(to_float(from[i]));
+    return part;
+#endif
+  }
   static Lanes load(const double* from) {
     Lanes lanes;
     std::memcpy(&lanes, from, sizeof(lanes));

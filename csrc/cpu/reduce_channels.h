@@ -226,6 +226,16 @@ inline void sum_as_columns(const ChannelSizes& sizes, int64_t row, int64_t rows,
   }
 }
 
+// Of a chunk, where channels lie side by side or are seen so.
+template <class Op, class T, class Read>
+inline void sum_across(const ChannelSizes& sizes, const Region& chunk, int64_t begin, int64_t end,
+                       const double* parameters, Read&& read, double* first, double* second) {
+  if (!sizes.adjacent())
+    return sum_as_columns<Op, T>(sizes, chunk.row, chunk.rows, begin, end, parameters, read, first, second);
+  const Region region{chunk.row, chunk.rows, begin, 0, end - begin};
+  sum_columns<Op, T>(sizes, region, parameters, read, first, second);
+}
+
 // Sums of channels [begin, end), which have the rows and columns of `part`. add(tile, next, lanes, parameter) for the
 // tiles of a channel, of which the last is followed by after(channel).
 template <class Add, class After>
@@ -299,16 +309,16 @@ class RunsAhead {
     for (; run_ > 0 && ahead >= run_; ahead -= run_) next_run();
     offset_ += ahead;
   }
-  // A line of each input, into the level-2 cache, as level 1 holds what is at work.
-  template <class T, int kInputs>
-  [[gnu::always_inline]] void ask(const T* const (&in)[kInputs]) {
-    for (int i = 0; i < kInputs; ++i) __builtin_prefetch(reinterpret_cast<const char*>(in[i]) + offset_, 0, 2);
-    offset_ += kLine;
+  // Sixteen elements of each input, into the level-2 cache, as level 1 holds what is at work.
+  template <class S, int kInputs>
+  [[gnu::always_inline]] void ask(const S* const (&in)[kInputs]) {
+    constexpr int64_t kBytes = kLanes * sizeof(S);
+    for (int i = 0; i < kInputs; ++i) fetch(reinterpret_cast<const char*>(in[i]) + offset_, kBytes);
+    offset_ += kBytes;
     if (offset_ >= end_) next_run();
   }
 
  private:
-  static constexpr int64_t kLine = 64;
   void next_run() {
     if (left_ == 0) return;
     offset_ = --left_ > 0 ? end_ - run_ + stride_ : next_block_;
@@ -345,8 +355,8 @@ template <bool kAsk, class Op, class T>
   sums.store(channel.first, channel.second);
 }
 
-// To `first` and `second` are added the sums of chunks [chunk, last) of channels [begin, end), whose rows are stored in
-// the type of arithmetic. Channels of a block take turns row by row: its rows follow each other in memory.
+// To `first` and `second` are added the sums of chunks [chunk, last) of channels [begin, end), whose rows are read as
+// they lie. Channels of a block take turns row by row: its rows follow each other in memory.
 template <bool kAsk, class Op, class T>
 [[gnu::noinline]] void sum_in_place(const ChannelSizes& sizes, int64_t chunk, int64_t last, int64_t begin, int64_t end,
                                     const double* parameters, const T* const (&in)[Op::kInputs], double* first,
@@ -387,34 +397,59 @@ inline void sum_in_place(const ChannelSizes& sizes, int64_t chunk, int64_t last,
   sum_in_place<false, Op, T>(sizes, chunk, last, begin, end, parameters, in, first, second);
 }
 
-// read.in_place(rows) of a reader that has it: where its inputs begin, if their rows may be read as they lie.
-template <class Read, class T, int kInputs>
-auto in_place(const Read& read, const T* (&rows)[kInputs], int) -> decltype(read.in_place(rows)) {
-  return read.in_place(rows);
-}
-template <class Read, class T, int kInputs>
-bool in_place(const Read&, const T* (&)[kInputs], long) {
-  return false;
-}
+// Read::Stored of readers whose inputs may be read as they lie.
+template <class Read, class = void>
+struct StoredOf {
+  using Type = void;
+};
+template <class Read>
+struct StoredOf<Read, std::void_t<typename Read::Stored>> {
+  using Type = typename Read::Stored;
+};
+
+// The tiles of inputs that are read as they lie: of channels side by side, or seen so.
+template <class S, int kInputs>
+struct RowsReader {
+  const ChannelSizes& view;
+  const bool ahead;
+  const S* from[kInputs] = {};
+
+  template <class Read>
+  explicit RowsReader(const Read& read) : view(read.view), ahead(read.ahead) {}
+
+  void prepare(int64_t /*channel*/, int64_t /*count*/) const {}
+  void operator()(const Region& tile, const Region& next, Tile<S> (&tiles)[kInputs]) const {
+    for (int i = 0; i < kInputs; ++i) {
+      tiles[i] = {from[i] + tile.offset(view), tile.stride(view), from[i] + view.size()};
+      if (ahead) tiles[i].ahead = find_ahead(from[i], view, tile, next);
+    }
+  }
+};
 
 }  // namespace detail
 
 // Both sums of chunk `chunk` for channels [begin, end). `parameters`, `first` and `second` start at channel `begin` and
-// are padded to whole lanes. read(tile, next, tiles) fills in where the inputs of a tile are; `next` comes after it.
-// With read.columns the tiles are those of as_columns(sizes), and read.prepare(channel, count) comes before their
-// tiles. With read.ahead `next` goes on in the next channel and, unless this is the caller's `last_chunk`, chunk.
+// are padded to whole lanes. read(tile, next, tiles) fills in where the inputs of a tile are, T its elements; `next`
+// comes after it. With read.columns the tiles are those of as_columns(sizes), and read.prepare(channel, count) comes
+// before their tiles. With read.ahead `next` goes on in the next channel and, unless this is the caller's `last_chunk`,
+// chunk. Where read.in_place(rows), inputs of type
+// Read::Stored are read as they lie instead.
 template <class Op, class T, class Read>
 inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, bool last_chunk, int64_t begin, int64_t end,
                       const double* parameters, Read&& read, double* first, double* second) {
+  using Stored = typename detail::StoredOf<std::decay_t<Read>>::Type;
   const Region part = region_of_chunk(sizes, chunk, begin);
-  if (sizes.adjacent())
-    return detail::sum_columns<Op, T>(sizes, Region{part.row, part.rows, begin, 0, end - begin}, parameters, read,
-                                      first, second);
-  const T* rows[Op::kInputs];
-  if (!read.columns && detail::in_place(read, rows, 0))
-    return detail::sum_in_place<Op, T>(sizes, chunk, chunk + 1, begin, end, parameters, rows, first, second);
-  if (read.columns)
-    return detail::sum_as_columns<Op, T>(sizes, part.row, part.rows, begin, end, parameters, read, first, second);
+  if constexpr (kInPlace<Stored>) {
+    detail::RowsReader<Stored, Op::kInputs> rows(read);
+    if (read.in_place(rows.from)) {
+      if (sizes.adjacent() || read.columns)
+        return detail::sum_across<Op, Stored>(sizes, part, begin, end, parameters, rows, first, second);
+      return detail::sum_in_place<Op, Stored>(sizes, chunk, chunk + 1, begin, end, parameters, rows.from, first,
+                                              second);
+    }
+  }
+  if (sizes.adjacent() || read.columns)
+    return detail::sum_across<Op, T>(sizes, part, begin, end, parameters, read, first, second);
   if (read.ahead) {
     const Region next_chunk = last_chunk ? Region{} : first_tile(region_of_chunk(sizes, chunk + 1, begin));
     return detail::sum_long_rows<Op, T>(sizes, part, begin, end, next_chunk, parameters, read, first, second);
@@ -428,9 +463,12 @@ inline void sum_channels(const ChannelSizes& sizes, int64_t begin, int64_t end, 
                          double* first, double* second) {
   alignas(64) double chunk_first[kBlockChannels], chunk_second[kBlockChannels];
   const int64_t chunks = ChannelChunks(sizes).count;
-  const T* rows[Op::kInputs];
-  if (!sizes.adjacent() && !read.columns && chunks > 0 && detail::in_place(read, rows, 0))
-    return detail::sum_in_place<Op, T>(sizes, 0, chunks, begin, end, parameters, rows, first, second);
+  using Stored = typename detail::StoredOf<std::decay_t<Read>>::Type;
+  if constexpr (kInPlace<Stored>) {
+    const Stored* rows[Op::kInputs];
+    if (!sizes.adjacent() && !read.columns && chunks > 0 && read.in_place(rows))
+      return detail::sum_in_place<Op, Stored>(sizes, 0, chunks, begin, end, parameters, rows, first, second);
+  }
   for (int64_t i = 0; i < end - begin; ++i) first[i] = second[i] = 0;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     sum_chunk<Op, T>(sizes, chunk, chunk + 1 == chunks, begin, end, parameters, read, chunk_first, chunk_second);

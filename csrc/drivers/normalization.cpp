@@ -262,7 +262,7 @@ struct Pass {
   template <class... In>
   Writing writing(const S* out, bool asking, const In*... in) const {
     const bool large = sizes.size() * static_cast<int64_t>(sizeof(S)) >= cpu::kStreamedBytes;
-    if (large && std::is_same_v<S, T> && ((out != in) && ...)) return Writing::streamed;
+    if (large && cpu::kInPlace<S> && ((out != in) && ...)) return Writing::streamed;
     return asking ? Writing::asked : Writing::plain;
   }
   uint8_t* mask_row(const Region& tile, int64_t row) const {
@@ -343,10 +343,10 @@ struct Forward : Pass<S> {
     const Writing writing = this->writing(out, backwards && cpu::ask_ahead(sizes, cpu::kLongRow), x(), residual);
     const bool asking = writing == Writing::asked;
     TileBuffer<S> x_buffer, residual_buffer;
-    const bool in_place = std::is_same_v<S, T> && !asking && !forward.mask;
+    const bool in_place = cpu::kInPlace<S> && !asking && !forward.mask;
     this->for_each_part(box, in_place, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const NormalizeTable<T> local = locally(table);
-      if constexpr (std::is_same_v<S, T>) {
+      if constexpr (cpu::kInPlace<S>) {
         if (in_place && cpu::maps_in_place(view, part, writing)) {
           const ActivatedTable<activation, T> numbers{local, this->slope};
           if (!residual) return cpu::map_in_place(view, part, backwards, writing, out, numbers, x());
@@ -449,6 +449,7 @@ struct Forward : Pass<S> {
 template <class S>
 struct GradientReader {
   using T = Compute<S>;
+  using Stored = S;
   const Pass<S>& pass;
   const bool columns, ahead;
   const ChannelSizes view;
@@ -469,12 +470,10 @@ struct GradientReader {
         dout(from_dout),
         passes(p.passes) {}
 
-  bool in_place(const T* (&rows)[2]) const {
-    if constexpr (std::is_same_v<S, T>) {
-      rows[0] = dout;
-      rows[1] = x;
-    }
-    return std::is_same_v<S, T> && pass.call.activation == Activation::none;
+  bool in_place(const S* (&rows)[2]) const {
+    rows[0] = dout;
+    rows[1] = x;
+    return cpu::kInPlace<S> && pass.call.activation == Activation::none;
   }
   void prepare(int64_t channel, int64_t count) {
     if (pass.call.activation == Activation::none) return;
@@ -556,10 +555,10 @@ struct Backward : Pass<S> {
     const Writing writing = this->writing(dx, backwards && read.ahead, read.dout, read.x);
     const bool asking = writing == Writing::asked;
     Tile<T> tiles[2];
-    const bool in_place = std::is_same_v<S, T> && !backward.mask && !backward.dresidual;
+    const bool in_place = cpu::kInPlace<S> && !backward.mask && !backward.dresidual;
     this->for_each_part(box, in_place, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const GradientTable<T> local = locally(this->gradient_table);
-      if constexpr (std::is_same_v<S, T>) {
+      if constexpr (cpu::kInPlace<S>) {
         if (in_place && cpu::maps_in_place(view, part, writing)) {
           if (backward.training) return cpu::map_in_place(view, part, backwards, writing, dx, local, read.dout, read.x);
           return cpu::map_in_place(view, part, backwards, writing, dx, GainTable<T>{local.gain}, read.dout);
@@ -590,10 +589,10 @@ struct Backward : Pass<S> {
     const Writing writing = this->writing(dx, backwards && cpu::ask_ahead(sizes, cpu::kLongRowOfPair), dout, x);
     const bool asking = writing == Writing::asked;
     TileBuffer<S> x_buffer, dout_buffer;
-    this->for_each_part(box, std::is_same_v<S, T>, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
+    this->for_each_part(box, cpu::kInPlace<S>, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const PassesTable<T> passes = locally(this->passes);
       const GradientTable<T> local = locally(this->gradient_table);
-      if constexpr (std::is_same_v<S, T>) {
+      if constexpr (cpu::kInPlace<S>) {
         if (cpu::maps_in_place(view, part, writing)) {
           const auto map = [&](const auto& gradients) {
             using Gradients = std::decay_t<decltype(gradients)>;

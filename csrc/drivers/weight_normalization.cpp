@@ -82,6 +82,7 @@ struct Forward {
 template <class S>
 struct PairReader {
   using T = Compute<S>;
+  using Stored = S;
   const bool columns, ahead;
   const ChannelSizes view;
   const S *dw, *v;
@@ -94,12 +95,10 @@ struct PairReader {
         dw(from_dw),
         v(from_v) {}
 
-  bool in_place(const T* (&rows)[2]) const {
-    if constexpr (std::is_same_v<S, T>) {
-      rows[0] = dw;
-      rows[1] = v;
-    }
-    return std::is_same_v<S, T>;
+  bool in_place(const S* (&rows)[2]) const {
+    rows[0] = dw;
+    rows[1] = v;
+    return cpu::kInPlace<S>;
   }
   void prepare(int64_t /*channel*/, int64_t /*count*/) {}
   void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[2]) {

@@ -70,10 +70,10 @@ struct FromFloat<BFloat16> {
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(narrowed.bits) : "f"(value));
     return narrowed;
 #else
+    // Chosen before the shift: compilers would compute each half of a NaN's in 16 bits.
     const uint32_t bits = bit_cast<uint32_t>(value);
-    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    const uint32_t nan = (bits >> 16) | 0x0040u;
-    return {static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded)};
+    const uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u), nan = bits | 0x00400000u;
+    return {static_cast<uint16_t>((value != value ? nan : rounded) >> 16)};
 #endif
   }
 };
