@@ -13,8 +13,8 @@
 
 namespace kitae::cpu {
 
-// Storage that loops read and write as it lies: widening bfloat16 is a shift, which the compiler sees through. The others
-// go by way of tiles (channel_tiles.h).
+// Storage that loops read and write as it lies: widening bfloat16 is a shift, which the compiler sees through. The
+// others go by way of tiles (channel_tiles.h).
 template <class S>
 constexpr bool kInPlace = std::is_same_v<S, Compute<S>> || std::is_same_v<S, BFloat16>;
 

@@ -33,7 +33,52 @@ inline void for_each_channel_tile(const ChannelSizes& sizes, const Box& box, boo
   visit_in_turn(rows * channels * pieces, make, visit);
 }
 
+// bfloat16 is mapped two columns at a time, the halves of a word: shifts and masks widen and narrow them, without a
+// shuffle. Their numbers are apart: function(j) is column 2 j, function((columns + 1) / 2 + j) column 2 j + 1.
+template <class S>
+constexpr bool kInPairs = std::is_same_v<S, BFloat16>;
+
 namespace detail {
+
+inline uint32_t load_pair(const BFloat16* from) {
+  uint32_t pair;
+  std::memcpy(&pair, from, sizeof(pair));
+  return pair;
+}
+inline float first_of(uint32_t pair) { return bit_cast<float>(pair << 16); }
+inline float second_of(uint32_t pair) { return bit_cast<float>(pair & 0xffff0000u); }
+inline void store_pair(BFloat16* to, float first, float second) {
+  using Narrow = FromFloat<BFloat16>;
+  const uint32_t pair = Narrow::rounded(first) >> 16 | (Narrow::rounded(second) & 0xffff0000u);
+  std::memcpy(to, &pair, sizeof(pair));
+}
+
+// out[i] = f(in[i]...), f = function(i), for columns [begin, end) of kRows rows; `begin` is even.
+template <int kRows, class S, class Function, class... In>
+[[gnu::always_inline]] inline void map_columns(S* out, int64_t stride, int64_t begin, int64_t end, int64_t columns,
+                                               const Function& function, const In*... in) {
+  if constexpr (kInPairs<S>) {
+    const int64_t odd = (columns + 1) / 2;
+    const Function numbers = function;  // of its own: what is written could be its tables' addresses
+#pragma GCC ivdep
+    for (int64_t j = begin / 2; j < end / 2; ++j) {
+      const auto f = numbers(j), g = numbers(odd + j);
+      for (int k = 0; k < kRows; ++k) {
+        const int64_t at = k * stride + 2 * j;
+        store_pair(out + at, f(first_of(load_pair(in + at))...), g(second_of(load_pair(in + at))...));
+      }
+    }
+    const int64_t last = end - 1;
+    for (int k = 0; end % 2 && k < kRows; ++k)
+      out[k * stride + last] = stored<S>(function(end / 2), in[k * stride + last]...);
+  } else {
+#pragma GCC ivdep
+    for (int64_t i = begin; i < end; ++i) {
+      const auto f = function(i);
+      for (int k = 0; k < kRows; ++k) out[k * stride + i] = stored<S>(f, in[k * stride + i]...);
+    }
+  }
+}
 
 // Asks for what comes next between pieces of a row.
 template <class T, class F, class... In>
@@ -67,10 +112,9 @@ template <class S, class F, class... In>
 [[gnu::always_inline]] inline void map_row(S* out, int64_t columns, const F f, const In*... in) {
   S last[kLanes];
   const int64_t rest = columns - kLanes, whole = columns & -static_cast<int64_t>(kLanes);
-#pragma GCC ivdep
-  for (int i = 0; i < kLanes; ++i) last[i] = stored<S>(f, in[rest + i]...);
-#pragma GCC ivdep
-  for (int64_t i = 0; i < whole; ++i) out[i] = stored<S>(f, in[i]...);
+  const auto function = [f](int64_t) { return f; };
+  map_columns<1>(last, 0, 0, kLanes, kLanes, function, (in + rest)...);
+  map_columns<1>(out, 0, 0, whole, whole, function, in...);
   std::memcpy(out + rest, last, sizeof(last));
 }
 
@@ -79,11 +123,13 @@ template <class S, class F, class... In>
 // How an output is written: as it comes; after asking for the channel's next row; past the caches.
 enum class Writing { plain, asked, streamed };
 
-// Whether map_in_place takes a box: short rows, whole or not, of one channel each, rows of channels side by side, and
-// what is streamed.
+// Whether map_in_place takes a box: rows, whole or not, of one channel each (short ones, where a tile would need no
+// conversion), rows of channels side by side, and what is streamed.
+template <class S>
 inline bool maps_in_place(const ChannelSizes& sizes, const Box& box, Writing writing) {
   const int64_t length = box.last_column - box.first_column;
-  return sizes.adjacent() || writing == Writing::streamed || (length >= kLanes && length <= kShortRowOfMap);
+  return sizes.adjacent() || writing == Writing::streamed ||
+         (length >= kLanes && (kInPairs<S> || length <= kShortRowOfMap));
 }
 
 namespace detail {
@@ -94,9 +140,7 @@ template <class S, class At, class... In>
                                                   const In*... in) {
   for (int64_t begin = 0; begin < columns; begin += lines.kMost) {
     const int64_t end = begin + lines.kMost < columns ? begin + lines.kMost : columns;
-    S* const to = lines.room() - begin;
-#pragma GCC ivdep
-    for (int64_t i = begin; i < end; ++i) to[i] = stored<S>(at(i), in[i]...);
+    map_columns<1>(lines.room() - begin, 0, begin, end, columns, at, in...);
     lines.add(end - begin);
   }
 }
@@ -113,8 +157,10 @@ template <class S, class Function, class... In>
     for (int64_t channel = 0; channel < channels; ++channel) {
       const int64_t here = at + channel * inner;
       const int64_t next = channel + 1 < channels ? here + inner : row + 1 < rows ? at + step : here;
-      (prefetch_row(in + next, length), ...);
-      if (asking && row + 1 < rows) prefetch_row<1, 2>(out + here + step, length);
+      if (length <= kShortRowOfMap) {
+        (prefetch_row(in + next, length), ...);
+        if (asking && row + 1 < rows) prefetch_row<1, 2>(out + here + step, length);
+      }
       map_row(out + here, length, function(channel), (in + here)...);
     }
 }
@@ -141,11 +187,8 @@ template <int kRows, bool kAsk, class S, class Function, class... In>
         (fetch(reinterpret_cast<const char*>(in) + from, bytes), ...);
         fetch<1>(reinterpret_cast<const char*>(out) + from, bytes);
       }
-#pragma GCC ivdep
-      for (int64_t i = begin; i < end; ++i) {
-        const auto f = function(i);
-        for (int64_t k = row; k < row + kRows; ++k) out[k * stride + i] = stored<S>(f, in[k * stride + i]...);
-      }
+      const int64_t at = row * stride;
+      map_columns<kRows>(out + at, stride, begin, end, columns, function, (in + at)...);
     }
   return row;
 }

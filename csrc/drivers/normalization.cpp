@@ -141,7 +141,8 @@ Table from(const Table& table, int64_t place) {
   return table.each([place](auto* row) { return row + place; });
 }
 
-// Room for tables that are spread over columns: each number so many times, or all of them in turn.
+// Room for the tables of columns: each channel's number so many times, or all of them in turn. `parted`: even columns,
+// then odd ones (cpu::kInPairs).
 template <class T>
 struct Columns {
   static constexpr int64_t kStride = cpu::kBlockChannels + kLanes;
@@ -149,18 +150,26 @@ struct Columns {
   int used = 0;
 
   template <class Table>
-  Table spread(const Table& table, int64_t channel, int64_t count, int64_t times) {
-    return table.each([&](const T* row) {
-      T* const to = rows[used++];
-      cpu::spread(row + channel, count, times, to);
-      return to;
-    });
+  Table spread(const Table& table, int64_t channel, int64_t count, int64_t times, bool parted) {
+    return fill(table, count * times, parted,
+                [=](const T* row, T* to) { cpu::spread(row + channel, count, times, to); });
   }
   template <class Table>
-  Table repeat(const Table& table, int64_t count, int64_t times) {
+  Table repeat(const Table& table, int64_t channel, int64_t count, int64_t times, bool parted) {
+    return fill(table, count * times, parted, [=](const T* row, T* to) {
+      for (int64_t i = 0; i < times; ++i) std::copy(row + channel, row + channel + count, to + i * count);
+    });
+  }
+
+ private:
+  template <class Table, class Fill>
+  Table fill(const Table& table, int64_t columns, bool parted, Fill&& with) {
     return table.each([&](const T* row) {
       T* const to = rows[used++];
-      for (int64_t i = 0; i < times; ++i) std::copy(row, row + count, to + i * count);
+      if (!parted) return with(row, to), to;
+      T natural[kStride];
+      with(row, natural);
+      for (int64_t i = 0; i < columns; ++i) to[i / 2 + (i % 2 ? (columns + 1) / 2 : 0)] = natural[i];
       return to;
     });
   }
@@ -237,16 +246,33 @@ struct Pass {
     return box.first_row % rows == 0 && box.last_row - box.first_row >= 2 * rows ? rows : 1;
   }
   // f(view, part, locally) for the parts of a box: `view` is how the tensor is seen, `part` is in the view's channels,
-  // and locally(table) has the numbers from the part's first channel on. `in_place`: f reads through the view alone.
+  // and locally(table) has the numbers from the part's first channel on. `in_place`: f reads through the view alone, by
+  // map_in_place where channels lie side by side.
   template <class F>
   void for_each_part(const Box& box, bool in_place, F&& f) const {
-    if (const int64_t rows = in_place ? rows_as_one(box) : 1; rows > 1) {
-      const int64_t channels = sizes.channels, width = rows * channels, last = box.last_row / rows;
+    const bool parted = in_place && cpu::kInPairs<S>;
+    // Of so many columns, in rows of which so many are seen as one.
+    const auto across = [&](Box part, int64_t rows) {
+      const int64_t channel = part.first_channel, count = part.last_channel - channel;
+      const ChannelSizes view{sizes.outer / rows, sizes.channels * rows, 1};
+      part.first_row /= rows;
+      part.last_row /= rows;
+      part.last_channel = channel + count * rows;
       Columns<T> room;
-      f(ChannelSizes{sizes.outer / rows, width, 1}, Box{box.first_row / rows, last, 0, width, 0, 1},
-        [&](const auto& numbers) { return room.repeat(numbers, channels, rows); });
-      if (last * rows < box.last_row)
-        f(sizes, Box{last * rows, box.last_row, 0, channels, 0, 1}, [](const auto& numbers) { return numbers; });
+      f(view, part, [&](const auto& numbers) { return room.repeat(numbers, channel, count, rows, parted); });
+    };
+    if (const int64_t rows = in_place ? rows_as_one(box) : 1; rows > 1) {
+      Box whole = box, rest = box;
+      whole.last_row = rest.first_row = box.last_row / rows * rows;
+      across(whole, rows);
+      if (rest.first_row < rest.last_row) across(rest, 1);
+      return;
+    }
+    if (parted && sizes.adjacent()) {
+      for (Box part = box; part.first_channel < box.last_channel; part.first_channel = part.last_channel) {
+        part.last_channel = std::min(part.first_channel + cpu::kBlockChannels, box.last_channel);
+        across(part, 1);
+      }
       return;
     }
     if (!as_columns(box)) return f(sizes, box, [&](const auto& numbers) { return from(numbers, box.first_channel); });
@@ -255,7 +281,7 @@ struct Pass {
       const int64_t count = box.last_channel - channel < most ? box.last_channel - channel : most;
       Columns<T> room;
       f(cpu::as_columns(sizes), Box{box.first_row, box.last_row, channel * inner, (channel + count) * inner, 0, 1},
-        [&](const auto& numbers) { return room.spread(numbers, channel, count, inner); });
+        [&](const auto& numbers) { return room.spread(numbers, channel, count, inner, parted); });
     }
   }
   // `asking`: where the output of a channel's next row is worth asking for.
@@ -343,11 +369,11 @@ struct Forward : Pass<S> {
     const Writing writing = this->writing(out, backwards && cpu::ask_ahead(sizes, cpu::kLongRow), x(), residual);
     const bool asking = writing == Writing::asked;
     TileBuffer<S> x_buffer, residual_buffer;
-    const bool in_place = cpu::kInPlace<S> && !asking && !forward.mask;
+    const bool in_place = cpu::kInPlace<S> && (cpu::kInPairs<S> || !asking) && !forward.mask;
     this->for_each_part(box, in_place, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const NormalizeTable<T> local = locally(table);
       if constexpr (cpu::kInPlace<S>) {
-        if (in_place && cpu::maps_in_place(view, part, writing)) {
+        if (in_place && cpu::maps_in_place<S>(view, part, writing)) {
           const ActivatedTable<activation, T> numbers{local, this->slope};
           if (!residual) return cpu::map_in_place(view, part, backwards, writing, out, numbers, x());
           return cpu::map_in_place(view, part, backwards, writing, out, numbers, x(), residual);
@@ -478,7 +504,7 @@ struct GradientReader {
   void prepare(int64_t channel, int64_t count) {
     if (pass.call.activation == Activation::none) return;
     room.used = 0;
-    passes = room.spread(pass.passes, channel, count, pass.sizes.inner);
+    passes = room.spread(pass.passes, channel, count, pass.sizes.inner, false);
     first = channel * pass.sizes.inner;
   }
   void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[2]) {
@@ -559,7 +585,7 @@ struct Backward : Pass<S> {
     this->for_each_part(box, in_place, [&](const ChannelSizes& view, const Box& part, auto&& locally) {
       const GradientTable<T> local = locally(this->gradient_table);
       if constexpr (cpu::kInPlace<S>) {
-        if (in_place && cpu::maps_in_place(view, part, writing)) {
+        if (in_place && cpu::maps_in_place<S>(view, part, writing)) {
           if (backward.training) return cpu::map_in_place(view, part, backwards, writing, dx, local, read.dout, read.x);
           return cpu::map_in_place(view, part, backwards, writing, dx, GainTable<T>{local.gain}, read.dout);
         }
@@ -593,7 +619,7 @@ struct Backward : Pass<S> {
       const PassesTable<T> passes = locally(this->passes);
       const GradientTable<T> local = locally(this->gradient_table);
       if constexpr (cpu::kInPlace<S>) {
-        if (cpu::maps_in_place(view, part, writing)) {
+        if (cpu::maps_in_place<S>(view, part, writing)) {
           const auto map = [&](const auto& gradients) {
             using Gradients = std::decay_t<decltype(gradients)>;
             const MaskedGradientTable<activation, Gradients, T> all{{passes, this->slope}, gradients};

@@ -70,11 +70,13 @@ struct FromFloat<BFloat16> {
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(narrowed.bits) : "f"(value));
     return narrowed;
 #else
-    // Chosen before the shift: compilers would compute each half of a NaN's in 16 bits.
-    const uint32_t bits = bit_cast<uint32_t>(value);
-    const uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u), nan = bits | 0x00400000u;
-    return {static_cast<uint16_t>((value != value ? nan : rounded) >> 16)};
+    return {static_cast<uint16_t>(rounded(value) >> 16)};
 #endif
+  }
+  // In the upper half of the word; the lower one is of no meaning.
+  static KITAE_HD uint32_t rounded(float value) {
+    const uint32_t bits = bit_cast<uint32_t>(value);
+    return value != value ? bits | 0x00400000u : bits + 0x7fffu + ((bits >> 16) & 1u);
   }
 };
 template <>
