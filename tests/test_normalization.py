@@ -763,6 +763,10 @@ def test_backward_in_place(rng: np.random.Generator) -> None:
         ((40_000, 53), 1, np.float64),
         ((16_500, 131), 1, np.float32),
         ((1_800, 1_201), 1, np.float32),
+        ((16_500, 515), 1, ml_dtypes.bfloat16),
+        ((140_000, 61), 1, ml_dtypes.bfloat16),
+        ((10, 7, 120_001), 1, ml_dtypes.bfloat16),
+        ((9, 980, 31, 31), 1, ml_dtypes.bfloat16),
     ],
 )
 def test_large_outputs_have_the_bits_of_those_in_place(
