@@ -105,4 +105,20 @@ inline void find_bounds(const Table& table, int64_t channels, T* bounds, T* sign
   }
 }
 
+// g = dout act'(z) of vectors that are about to be summed (reduce_channels.h); the numbers of channels side by side.
+template <Activation activation, class T>
+struct Gate {
+  static constexpr bool kOpen = false;
+  const T *bound, *sign;
+  T slope;
+
+  Gate at(int64_t channel) const { return {bound + channel, sign + channel, slope}; }
+  template <class Part>
+  Part operator()(const Part& dout, const Part& x, const Part& bounds, const Part& signs) const {
+    const auto stopped = x * signs <= bounds;
+    if constexpr (activation == Activation::leaky_relu) return stopped ? dout * slope : dout;
+    return stopped ? Part{} : dout;
+  }
+};
+
 }  // namespace kitae::cpu

@@ -202,6 +202,13 @@ struct TileBuffer {
   alignas(64) Compute<S> data[std::is_same_v<S, Compute<S>> ? 1 : kTileElements];
 };
 
+// Inputs of sums as they are; a Gate (activation_bounds.h) lets the first through as the second and the channel's
+// numbers say.
+struct OpenGate {
+  static constexpr bool kOpen = true;
+  OpenGate at(int64_t /*channel*/) const { return {}; }
+};
+
 // The tiles of one tensor, for sums (reduce_channels.h).
 template <class S>
 struct TileReader {
@@ -221,6 +228,10 @@ struct TileReader {
   bool in_place(const S* (&rows)[1]) const {
     rows[0] = from;
     return kInPlace<S>;
+  }
+  template <class Sum>
+  void through_gate(Sum&& sum) const {
+    sum(OpenGate{});
   }
   void prepare(int64_t /*channel*/, int64_t /*count*/) {}
   void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[1]) {

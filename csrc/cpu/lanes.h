@@ -23,6 +23,18 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
+// As many elements as a vector of double has. (An attribute that depends on T would be lost in template arguments.)
+template <class T>
+struct PartOf;
+template <>
+struct PartOf<float> {
+  typedef float Type __attribute__((vector_size(kVectorBytes / 2)));
+};
+template <>
+struct PartOf<double> {
+  typedef double Type __attribute__((vector_size(kVectorBytes)));
+};
+
 struct Lanes {
   typedef double Vector __attribute__((vector_size(kVectorBytes)));
   static constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(double));
@@ -40,35 +52,39 @@ struct Lanes {
     return lanes;
   }
   // Of the lanes from kWidth * n on.
-  static Vector load_part(const double* from) {
-    Vector part;
+  template <class S>
+  static Vector load_part(const S* from) {
+    return widened(load_stored(from));
+  }
+  // As many elements in the type of arithmetic, before they are widened.
+  template <class T>
+  static typename PartOf<T>::Type load_stored(const T* from) {
+    typename PartOf<T>::Type part;
     std::memcpy(&part, from, sizeof(part));
     return part;
   }
-  static Vector load_part(const float* from) {
-    // g++ converts four or eight floats in halves and glues them together.
-#if defined(__AVX512F__)
-    return _mm512_maskz_cvtps_pd(static_cast<__mmask8>(-1), _mm256_loadu_ps(from));  // maskz: no false warning
-#elif defined(__AVX2__)
-    return _mm256_cvtps_pd(_mm_loadu_ps(from));
-#else
-    typedef float Narrow __attribute__((vector_size(kVectorBytes / 2)));
-    Narrow narrow;
-    std::memcpy(&narrow, from, sizeof(narrow));
-    return __builtin_convertvector(narrow, Vector);
-#endif
-  }
-  static Vector load_part(const BFloat16* from) {
+  static PartOf<float>::Type load_stored(const BFloat16* from) {
 #if defined(__AVX512F__)
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-    return _mm512_maskz_cvtps_pd(static_cast<__mmask8>(-1), _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16)));
+    return reinterpret_cast<PartOf<float>::Type>(_mm256_slli_epi32(wide, 16));
 #elif defined(__AVX2__)
     const __m128i wide = _mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
-    return _mm256_cvtps_pd(_mm_castsi128_ps(_mm_slli_epi32(wide, 16)));
+    return reinterpret_cast<PartOf<float>::Type>(_mm_slli_epi32(wide, 16));
 #else
-    Vector part;
-    for (int i = 0; i < kWidth; ++i) part[i] = static_cast<double>(to_float(from[i]));
+    PartOf<float>::Type part;
+    for (int i = 0; i < kWidth; ++i) part[i] = to_float(from[i]);
     return part;
+#endif
+  }
+  static Vector widened(const PartOf<double>::Type& part) { return part; }
+  static Vector widened(const PartOf<float>::Type& part) {
+    // g++ converts four or eight floats in halves and glues them together.
+#if defined(__AVX512F__)
+    return _mm512_maskz_cvtps_pd(static_cast<__mmask8>(-1), part);  // maskz: no false warning
+#elif defined(__AVX2__)
+    return _mm256_cvtps_pd(part);
+#else
+    return __builtin_convertvector(part, Vector);
 #endif
   }
   static Lanes load(const double* from) {

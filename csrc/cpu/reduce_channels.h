@@ -17,21 +17,28 @@ namespace detail {
 // goes by as a whole; of a wider one sixteen columns of a few rows (kRowsOfColumns) at a time, so that memory is read
 // nearly in its order.
 constexpr int kColumnGroups = kVectorBytes == 64 ? 4 : 1;
+constexpr int kGatedGroups = kVectorBytes == 64 ? 2 : 1;
 
 // Both sums of kGroups times sixteen lanes in registers. Every index is a constant of the unrolled code: an array of
 // vectors that a loop runs over would stay in memory.
-template <class Op, class T, int kGroups = 1>
+template <class Op, class T, int kGroups = 1, class Gate = OpenGate>
 class Accumulators {
  public:
   using Vector = Lanes::Vector;
+  using Part = typename PartOf<Compute<T>>::Type;
   static constexpr int kParts = kGroups * Lanes::kParts;
 
-  Accumulators(const double* first, const double* second, const double* parameters) {
+  Accumulators(const double* first, const double* second, const double* parameters, const Gate& gate = {})
+      : gate_(gate) {
     each_part([&](auto part) {
       constexpr int kAt = part() * Lanes::kWidth;
       first_[part()] = Lanes::load_part(first + kAt);
       second_[part()] = Lanes::load_part(second + kAt);
       parameter_[part()] = Lanes::load_part(parameters + kAt);
+      if constexpr (!Gate::kOpen) {
+        bound_[part()] = Lanes::load_stored(gate.bound + kAt);
+        sign_[part()] = Lanes::load_stored(gate.sign + kAt);
+      }
     });
   }
   void store(double* first, double* second) const {
@@ -72,15 +79,24 @@ class Accumulators {
   static void each_part(F&& f) {
     each_of(std::make_integer_sequence<int, kParts>{}, f);
   }
-  template <class Part>
-  Terms<Vector> terms_of(Part part, const T* const (&from)[Op::kInputs]) const {
+  template <class At>
+  Terms<Vector> terms_of(At part, const T* const (&from)[Op::kInputs]) const {
     Vector values[Op::kInputs];
-    values[0] = Lanes::load_part(from[0] + part() * Lanes::kWidth);
-    if constexpr (Op::kInputs == 2) values[1] = Lanes::load_part(from[1] + part() * Lanes::kWidth);
+    constexpr int kAt = part() * Lanes::kWidth;
+    if constexpr (Gate::kOpen) {
+      values[0] = Lanes::load_part(from[0] + kAt);
+      if constexpr (Op::kInputs == 2) values[1] = Lanes::load_part(from[1] + kAt);
+    } else {
+      const Part second = Lanes::load_stored(from[1] + kAt);
+      values[0] = Lanes::widened(gate_(Lanes::load_stored(from[0] + kAt), second, bound_[part()], sign_[part()]));
+      values[1] = Lanes::widened(second);
+    }
     return Op::of(values, parameter_[part()]);
   }
 
   Vector first_[kParts], second_[kParts], parameter_[kParts];
+  Part bound_[Gate::kOpen ? 1 : kParts], sign_[Gate::kOpen ? 1 : kParts];
+  Gate gate_;
 };
 
 // Sixteen elements from `from` on, of which `count` are wanted: through `spare` where the array ends before.
@@ -124,10 +140,10 @@ template <bool kAhead, class Op, class T>
 }
 
 // A lane a channel: kGroups times sixteen columns go down the rows [row, last), all of them inside the array.
-template <int kGroups, class Op, class T>
+template <int kGroups, class Op, class T, class Gate>
 inline void add_columns(double* first, double* second, const Tile<T> (&in)[Op::kInputs], int64_t column, int64_t row,
-                        int64_t last, const double* parameters) {
-  Accumulators<Op, T, kGroups> sums(first + column, second + column, parameters + column);
+                        int64_t last, const double* parameters, const Gate& gate) {
+  Accumulators<Op, T, kGroups, Gate> sums(first + column, second + column, parameters + column, gate.at(column));
   const T* from[Op::kInputs];
   for (int i = 0; i < Op::kInputs; ++i) from[i] = in[i].row(row) + column;
   for (; row < last; ++row) {
@@ -140,9 +156,9 @@ inline void add_columns(double* first, double* second, const Tile<T> (&in)[Op::k
 // The same for kRowsOfColumns rows of a tile, sixteen columns at a time. What is ahead of them is asked for meanwhile,
 // in the order of memory and into the level-2 cache: rows that advance side by side are too many places for the
 // hardware to fetch ahead of.
-template <class Op, class T>
+template <class Op, class T, class Gate>
 inline void add_rows_across(double* first, double* second, const Tile<T> (&in)[Op::kInputs], int64_t row,
-                            int64_t columns, const double* parameters) {
+                            int64_t columns, const double* parameters, const Gate& gate) {
   const int64_t steps = columns / kLanes;
   int64_t step = 0;
   for (int64_t part = 0; part < kRowsOfColumns; ++part) {
@@ -151,29 +167,29 @@ inline void add_rows_across(double* first, double* second, const Tile<T> (&in)[O
     for (; step < steps * (part + 1) / kRowsOfColumns; ++step) {
       for (int i = 0; i < Op::kInputs; ++i)
         if (ahead[i]) ahead[i] = fetch(ahead[i], kRowsOfColumns * kLanes * in[i].ahead.element);
-      add_columns<1, Op, T>(first, second, in, step * kLanes, row, row + kRowsOfColumns, parameters);
+      add_columns<1, Op, T>(first, second, in, step * kLanes, row, row + kRowsOfColumns, parameters, gate);
     }
   }
 }
 
 // `first`, `second` and `parameters` are padded to whole lanes; what the padding sums up is never looked at.
-template <class Op, class T>
+template <class Op, class T, class Gate>
 inline void add_across(double* first, double* second, const Tile<T> (&in)[Op::kInputs], int64_t rows, int64_t columns,
-                       const double* parameters) {
-  constexpr int kInputs = Op::kInputs;
-  constexpr int64_t kWide = kColumnGroups * kLanes;
+                       const double* parameters, const Gate& gate) {
+  constexpr int kInputs = Op::kInputs, kGroups = Gate::kOpen ? kColumnGroups : kGatedGroups;
+  constexpr int64_t kWide = kGroups * kLanes;
   int64_t row = 0, column = 0;
   if (columns > kWide)
     for (; row + kRowsOfColumns <= rows; row += kRowsOfColumns)
-      add_rows_across<Op, T>(first, second, in, row, columns, parameters);
+      add_rows_across<Op, T>(first, second, in, row, columns, parameters, gate);
   for (; row < rows && column + kWide <= columns; column += kWide)
-    add_columns<kColumnGroups, Op, T>(first, second, in, column, row, rows, parameters);
+    add_columns<kGroups, Op, T>(first, second, in, column, row, rows, parameters, gate);
   for (; row < rows && column + kLanes <= columns; column += kLanes)
-    add_columns<1, Op, T>(first, second, in, column, row, rows, parameters);
+    add_columns<1, Op, T>(first, second, in, column, row, rows, parameters, gate);
   const int64_t count = columns % kLanes;
   if (count == 0) return;
   column = columns - count;
-  Accumulators<Op, T> sums(first + column, second + column, parameters + column);
+  Accumulators<Op, T, 1, Gate> sums(first + column, second + column, parameters + column, gate.at(column));
   T spare[kInputs][kLanes] = {};
   for (row = 0; row < rows; ++row) {
     const T* from[kInputs];
@@ -188,15 +204,15 @@ inline void add_across(double* first, double* second, const Tile<T> (&in)[Op::kI
 namespace detail {
 
 // Sums of all columns that `region`, rows of channels side by side, has.
-template <class Op, class T, class Read>
-inline void sum_columns(const ChannelSizes& sizes, const Region& region, const double* parameters, Read&& read,
-                        double* first, double* second) {
+template <class Op, class T, class Gate, class Read>
+inline void sum_columns(const ChannelSizes& sizes, const Region& region, const double* parameters, const Gate& gate,
+                        Read&& read, double* first, double* second) {
   for (int64_t i = 0; i < round_up(region.columns, kLanes); ++i) first[i] = second[i] = 0;
   Tile<T> tiles[Op::kInputs];
   for_each_tile(sizes, region, kColumnsOfSum, false, [&](const Region& tile, const Region& next) {
     read(tile, next, tiles);
     const int64_t at = tile.channel - region.channel;
-    add_across<Op, T>(first + at, second + at, tiles, tile.rows, tile.columns, parameters + at);
+    add_across<Op, T>(first + at, second + at, tiles, tile.rows, tile.columns, parameters + at, gate.at(at));
   });
 }
 
@@ -217,8 +233,8 @@ inline void sum_as_columns(const ChannelSizes& sizes, int64_t row, int64_t rows,
     const int64_t channels = end - from < most ? end - from : most, columns = channels * inner;
     spread(parameters + (from - begin), channels, inner, numbers);
     read.prepare(from, channels);
-    sum_columns<Op, T>(as_columns(sizes), Region{row, rows, from * inner, 0, columns}, numbers, read, lanes[0],
-                       lanes[1]);
+    sum_columns<Op, T>(as_columns(sizes), Region{row, rows, from * inner, 0, columns}, numbers, OpenGate{}, read,
+                       lanes[0], lanes[1]);
     for (int64_t i = 0; i < channels; ++i) {
       first[from - begin + i] = fold_columns(lanes[0] + i * inner, inner);
       second[from - begin + i] = fold_columns(lanes[1] + i * inner, inner);
@@ -226,14 +242,14 @@ inline void sum_as_columns(const ChannelSizes& sizes, int64_t row, int64_t rows,
   }
 }
 
-// Of a chunk, where channels lie side by side or are seen so.
-template <class Op, class T, class Read>
+// Of a chunk, where channels lie side by side or are seen so; then the gate is open.
+template <class Op, class T, class Gate, class Read>
 inline void sum_across(const ChannelSizes& sizes, const Region& chunk, int64_t begin, int64_t end,
-                       const double* parameters, Read&& read, double* first, double* second) {
+                       const double* parameters, const Gate& gate, Read&& read, double* first, double* second) {
   if (!sizes.adjacent())
     return sum_as_columns<Op, T>(sizes, chunk.row, chunk.rows, begin, end, parameters, read, first, second);
   const Region region{chunk.row, chunk.rows, begin, 0, end - begin};
-  sum_columns<Op, T>(sizes, region, parameters, read, first, second);
+  sum_columns<Op, T>(sizes, region, parameters, gate, read, first, second);
 }
 
 // Sums of channels [begin, end), which have the rows and columns of `part`. add(tile, next, lanes, parameter) for the
@@ -327,17 +343,37 @@ class RunsAhead {
   int64_t offset_, end_, run_, stride_, left_, next_block_;
 };
 
-// Of one channel, between its rows.
+// Of one channel, between its rows; T: what a gate works on.
+template <class T, class Gate>
 struct ChannelSums {
   alignas(64) double first[kLanes], second[kLanes], parameter[kLanes];
+  T bound[kLanes], sign[kLanes];
+
+  void begin_channel(int64_t channel, const double* parameters, const Gate& gate) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      parameter[lane] = parameters[channel];
+      if constexpr (!Gate::kOpen) {
+        bound[lane] = gate.bound[channel];
+        sign[lane] = gate.sign[channel];
+      }
+    }
+  }
+  Gate gate_of_lanes(Gate gate) const {
+    if constexpr (!Gate::kOpen) {
+      gate.bound = bound;
+      gate.sign = sign;
+    }
+    return gate;
+  }
 };
 
 // A row from `at` on is added. Up to in[i] + `size` may be read.
-template <bool kAsk, class Op, class T>
-[[gnu::always_inline]] inline void add_row(ChannelSums& channel, const T* const (&in)[Op::kInputs], int64_t at,
-                                           int64_t columns, int64_t size, RunsAhead& ahead) {
+template <bool kAsk, class Op, class T, class Gate>
+[[gnu::always_inline]] inline void add_row(ChannelSums<Compute<T>, Gate>& channel, const Gate& gate,
+                                           const T* const (&in)[Op::kInputs], int64_t at, int64_t columns, int64_t size,
+                                           RunsAhead& ahead) {
   constexpr int kInputs = Op::kInputs;
-  Accumulators<Op, T> sums(channel.first, channel.second, channel.parameter);
+  Accumulators<Op, T, 1, Gate> sums(channel.first, channel.second, channel.parameter, channel.gate_of_lanes(gate));
   const T* from[kInputs];
   for (int i = 0; i < kInputs; ++i) from[i] = in[i] + at;
   int64_t column = 0;
@@ -357,19 +393,18 @@ template <bool kAsk, class Op, class T>
 
 // To `first` and `second` are added the sums of chunks [chunk, last) of channels [begin, end), whose rows are read as
 // they lie. Channels of a block take turns row by row: its rows follow each other in memory.
-template <bool kAsk, class Op, class T>
+template <bool kAsk, class Op, class T, class Gate>
 [[gnu::noinline]] void sum_in_place(const ChannelSizes& sizes, int64_t chunk, int64_t last, int64_t begin, int64_t end,
-                                    const double* parameters, const T* const (&in)[Op::kInputs], double* first,
-                                    double* second) {
+                                    const double* parameters, const Gate& gate, const T* const (&in)[Op::kInputs],
+                                    double* first, double* second) {
   constexpr int64_t kTogether = 16, kElement = sizeof(T);
   const int64_t stride = sizes.channels * sizes.inner;
   const bool pieces = ChannelChunks(sizes).pieces > 1;
   const int64_t width = pieces ? 1 : kTogether;
-  ChannelSums sums[kTogether];
+  ChannelSums<Compute<T>, Gate> sums[kTogether];
   for (int64_t from = begin; from < end; from += width) {
     const int64_t channels = from + width < end ? width : end - from;
-    for (int64_t i = 0; i < channels; ++i)
-      for (double& lane : sums[i].parameter) lane = parameters[from - begin + i];
+    for (int64_t i = 0; i < channels; ++i) sums[i].begin_channel(from - begin + i, parameters, gate);
     const Region start = region_of_chunk(sizes, chunk, from), stop = region_of_chunk(sizes, last - 1, from);
     const int64_t run = pieces && last - chunk == 1 ? start.columns : channels * sizes.inner;
     RunsAhead ahead(start.offset(sizes) * kElement, run * kElement, stride * kElement, stop.row + stop.rows - start.row,
@@ -380,7 +415,7 @@ template <bool kAsk, class Op, class T>
         for (int64_t lane = 0; lane < kLanes; ++lane) sums[i].first[lane] = sums[i].second[lane] = 0;
       for (int64_t row = 0, here = part.offset(sizes); row < part.rows; ++row, here += stride)
         for (int64_t i = 0; i < channels; ++i)
-          add_row<kAsk, Op, T>(sums[i], in, here + i * sizes.inner, part.columns, sizes.size(), ahead);
+          add_row<kAsk, Op, T>(sums[i], gate, in, here + i * sizes.inner, part.columns, sizes.size(), ahead);
       for (int64_t i = 0; i < channels; ++i) {
         first[from - begin + i] += fold_lanes(sums[i].first);
         second[from - begin + i] += fold_lanes(sums[i].second);
@@ -388,13 +423,14 @@ template <bool kAsk, class Op, class T>
     }
   }
 }
-template <class Op, class T>
+template <class Op, class T, class Gate>
 inline void sum_in_place(const ChannelSizes& sizes, int64_t chunk, int64_t last, int64_t begin, int64_t end,
-                         const double* parameters, const T* const (&in)[Op::kInputs], double* first, double* second) {
+                         const double* parameters, const Gate& gate, const T* const (&in)[Op::kInputs], double* first,
+                         double* second) {
   for (int64_t i = 0; i < end - begin; ++i) first[i] = second[i] = 0;
   if (sizes.size() > kNearElements)
-    return sum_in_place<true, Op, T>(sizes, chunk, last, begin, end, parameters, in, first, second);
-  sum_in_place<false, Op, T>(sizes, chunk, last, begin, end, parameters, in, first, second);
+    return sum_in_place<true, Op, T>(sizes, chunk, last, begin, end, parameters, gate, in, first, second);
+  sum_in_place<false, Op, T>(sizes, chunk, last, begin, end, parameters, gate, in, first, second);
 }
 
 // Read::Stored of readers whose inputs may be read as they lie.
@@ -432,8 +468,8 @@ struct RowsReader {
 // are padded to whole lanes. read(tile, next, tiles) fills in where the inputs of a tile are, T its elements; `next`
 // comes after it. With read.columns the tiles are those of as_columns(sizes), and read.prepare(channel, count) comes
 // before their tiles. With read.ahead `next` goes on in the next channel and, unless this is the caller's `last_chunk`,
-// chunk. Where read.in_place(rows), inputs of type
-// Read::Stored are read as they lie instead.
+// chunk. Where read.in_place(rows), inputs of type Read::Stored are read as they lie instead, by
+// read.through_gate(sum), which calls sum(gate).
 template <class Op, class T, class Read>
 inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, bool last_chunk, int64_t begin, int64_t end,
                       const double* parameters, Read&& read, double* first, double* second) {
@@ -441,15 +477,17 @@ inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, bool last_chunk,
   const Region part = region_of_chunk(sizes, chunk, begin);
   if constexpr (kInPlace<Stored>) {
     detail::RowsReader<Stored, Op::kInputs> rows(read);
-    if (read.in_place(rows.from)) {
-      if (sizes.adjacent() || read.columns)
-        return detail::sum_across<Op, Stored>(sizes, part, begin, end, parameters, rows, first, second);
-      return detail::sum_in_place<Op, Stored>(sizes, chunk, chunk + 1, begin, end, parameters, rows.from, first,
-                                              second);
-    }
+    if (read.in_place(rows.from))
+      return read.through_gate([&](const auto& gate) {
+        if (sizes.adjacent() || read.columns)
+          return detail::sum_across<Op, Stored>(sizes, part, begin, end, parameters, gate.at(begin), rows, first,
+                                                second);
+        detail::sum_in_place<Op, Stored>(sizes, chunk, chunk + 1, begin, end, parameters, gate.at(begin), rows.from,
+                                         first, second);
+      });
   }
   if (sizes.adjacent() || read.columns)
-    return detail::sum_across<Op, T>(sizes, part, begin, end, parameters, read, first, second);
+    return detail::sum_across<Op, T>(sizes, part, begin, end, parameters, OpenGate{}, read, first, second);
   if (read.ahead) {
     const Region next_chunk = last_chunk ? Region{} : first_tile(region_of_chunk(sizes, chunk + 1, begin));
     return detail::sum_long_rows<Op, T>(sizes, part, begin, end, next_chunk, parameters, read, first, second);
@@ -467,7 +505,9 @@ inline void sum_channels(const ChannelSizes& sizes, int64_t begin, int64_t end, 
   if constexpr (kInPlace<Stored>) {
     const Stored* rows[Op::kInputs];
     if (!sizes.adjacent() && !read.columns && chunks > 0 && read.in_place(rows))
-      return detail::sum_in_place<Op, Stored>(sizes, 0, chunks, begin, end, parameters, rows, first, second);
+      return read.through_gate([&](const auto& gate) {
+        detail::sum_in_place<Op, Stored>(sizes, 0, chunks, begin, end, parameters, gate.at(begin), rows, first, second);
+      });
   }
   for (int64_t i = 0; i < end - begin; ++i) first[i] = second[i] = 0;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {

@@ -14,18 +14,6 @@ enum class Wanted { of_rows = 1, of_columns = 2, both = 3 };
 
 namespace detail {
 
-// As many elements as a vector of double has. (An attribute that depends on T would be lost in template arguments.)
-template <class T>
-struct PartOf;
-template <>
-struct PartOf<float> {
-  typedef float Type __attribute__((vector_size(kVectorBytes / 2)));
-};
-template <>
-struct PartOf<double> {
-  typedef double Type __attribute__((vector_size(kVectorBytes)));
-};
-
 // Sums of kRows rows of at most kChunk columns.
 template <int kRows, Wanted kWanted, class T>
 class RowAndColumnSums {

@@ -499,7 +499,16 @@ struct GradientReader {
   bool in_place(const S* (&rows)[2]) const {
     rows[0] = dout;
     rows[1] = x;
-    return cpu::kInPlace<S> && pass.call.activation == Activation::none;
+    return cpu::kInPlace<S> && (pass.call.activation == Activation::none || (!columns && !pass.call.mask));
+  }
+  template <class Sum>
+  void through_gate(Sum&& sum) const {
+    with_activation(pass.call.activation, [&](auto activation) {
+      if constexpr (activation() == Activation::none)
+        sum(cpu::OpenGate{});
+      else
+        sum(cpu::Gate<activation(), T>{pass.passes.bound, pass.passes.sign, pass.slope});
+    });
   }
   void prepare(int64_t channel, int64_t count) {
     if (pass.call.activation == Activation::none) return;

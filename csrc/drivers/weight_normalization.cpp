@@ -100,6 +100,10 @@ struct PairReader {
     rows[1] = v;
     return cpu::kInPlace<S>;
   }
+  template <class Sum>
+  void through_gate(Sum&& sum) const {
+    sum(cpu::OpenGate{});
+  }
   void prepare(int64_t /*channel*/, int64_t /*count*/) {}
   void operator()(const Region& tile, const Region& next, Tile<T> (&tiles)[2]) {
     if (!ahead) {
