@@ -69,6 +69,9 @@ inline ChannelStatistics statistics_of(const LayerNorm& call, int64_t row) {
   return {at[0], at[call.rows], at[2 * call.rows]};
 }
 
+// Whether a row has so few elements that many are transposed together.
+inline bool by_short_rows(const LayerNorm& call) { return call.columns <= kLanes; }
+
 // Whether a row is one chunk of whole lanes, so that its sums are taken beside its neighbours'.
 inline bool by_rows(const LayerNorm& call) { return call.columns >= kLanes && call.columns <= kChunk; }
 
