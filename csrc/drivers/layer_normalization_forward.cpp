@@ -40,24 +40,24 @@ struct Forward {
   double first_element(int64_t row) const { return static_cast<double>(to_float(x()[row * sizes.inner])); }
   TileReader<S> reader() const { return {sizes, x()}; }
 
-  // Whether all of these rows' statistics are finite. Loops without branches, as batch norm's.
-  bool finish(int64_t begin, int64_t end, const double* first_elements, const double* sum,
-              const double* sum_of_squares) const {
+  // Whether all of these rows' statistics are finite; the squares' sums become variances. Loops without branches, as
+  // batch norm's.
+  bool finish(int64_t begin, int64_t end, const double* first_elements, const double* sum, double* squares) const {
     const double count = static_cast<double>(sizes.count()), eps = call.eps;
     double *mean = call.statistics + begin, *mean_low = mean + call.rows, *inv_std = mean_low + call.rows;
-    uint64_t bad = 0;
 #pragma GCC ivdep
     for (int64_t i = 0; i < end - begin; ++i) {
-      const Moments m = moments(first_elements[i], sum[i], sum_of_squares[i], count);
+      const Moments m = moments(first_elements[i], sum[i], squares[i], count);
       mean[i] = m.mean;
       mean_low[i] = m.mean_low;
+      squares[i] = m.variance;
       inv_std[i] = inverse_deviation(m.variance, eps);
-      bad |= nonfinite(m.mean) | nonfinite(m.variance);
     }
+    uint64_t bad = 0;
+    for (int64_t i = 0; i < end - begin; ++i) bad |= nonfinite(mean[i]) | nonfinite(squares[i]);
     bool finite = true;
     for (int64_t i = 0; bad && i < end - begin; ++i)
-      if (!moments(first_elements[i], sum[i], sum_of_squares[i], count).finite())
-        finite = finish_again(begin + i) && finite;
+      if (!is_finite(mean[i]) || !is_finite(squares[i])) finite = finish_again(begin + i) && finite;
     return finite;
   }
 
@@ -231,7 +231,7 @@ struct Forward {
           for (int64_t row = begin; row < end; ++row) numbers[row - begin] = first_element(row);
         },
         [&] { return reader(); },
-        [&](int64_t begin, int64_t end, const double* first_elements, const double* first, const double* second) {
+        [&](int64_t begin, int64_t end, const double* first_elements, const double* first, double* second) {
           if (!finish(begin, end, first_elements, first, second)) finite.store(false, std::memory_order_relaxed);
         },
         [&] { return finite.load(std::memory_order_relaxed); },
