@@ -72,8 +72,8 @@ inline ChannelStatistics statistics_of(const LayerNorm& call, int64_t row) {
 // Whether a row has so few elements that many are transposed together.
 inline bool by_short_rows(const LayerNorm& call) { return call.columns <= kLanes; }
 
-// Whether a row is one chunk of whole lanes, so that its sums are taken beside its neighbours'.
-inline bool by_rows(const LayerNorm& call) { return call.columns >= kLanes && call.columns <= kChunk; }
+// Whether a longer row is one chunk, so that its sums are taken beside its neighbours'.
+inline bool by_rows(const LayerNorm& call) { return call.columns > kLanes && call.columns <= kChunk; }
 
 // Rows of a unit of work, which leaves every thread a choice of two.
 inline int64_t rows_of_unit(const LayerNorm& call) {
