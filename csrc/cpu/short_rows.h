@@ -73,44 +73,54 @@ inline void join_few_columns(const T* from, int64_t stride, int64_t rows, T* to)
     for (int column = 0; column < kColumns; ++column) to[row * kColumns + column] = from[column * stride + row];
 }
 
-// visit(row, column) for squares that cover a matrix: the last ones overlap with those before.
-template <int kSide, class Visit>
-[[gnu::always_inline]] inline void cover(int64_t rows, int64_t columns, const Visit& visit) {
-  for (int64_t row = 0; row < rows; row += kSide)
+// visit(row, column) for squares that cover a matrix: the last ones overlap with those before. Of what is ahead, the
+// same rows are asked for meanwhile.
+template <int kSide, int kWrite, class Visit>
+[[gnu::always_inline]] inline void cover(int64_t rows, int64_t columns, const Ahead& ahead, const Visit& visit) {
+  for (int64_t row = 0; row < rows; row += kSide) {
+    if (ahead.data) fetch<kWrite>(ahead.row(row), kSide * ahead.stride);
     for (int64_t column = 0; column < columns; column += kSide)
       visit(std::min(row, rows - kSide), std::min(column, columns - kSide));
+  }
 }
 
 }  // namespace detail
 
-// to[column stride + row] = from[row columns + column]; the rows behind, up to the stride, become 0.
+// to[column stride + row] = from[row columns + column]; the rows behind, up to the stride, become 0. What is
+// ahead is asked for.
 template <class T>
-[[gnu::noinline]] void split_columns(const T* from, int64_t rows, int64_t columns, T* to, int64_t stride) {
+[[gnu::noinline]] void split_columns(const T* from, int64_t rows, int64_t columns, T* to, int64_t stride,
+                                     const Ahead& ahead) {
   using Square = detail::Square<T>;
   for (int64_t column = 0; column < columns; ++column)
     std::fill(to + column * stride + rows, to + (column + 1) * stride, T(0));
+  if (ahead.data && columns <= 3) fetch(ahead.data, rows * ahead.stride);
   if (columns == 1) return detail::split_few_columns<1>(from, rows, to, stride);
   if (columns == 2) return detail::split_few_columns<2>(from, rows, to, stride);
   if (columns == 3) return detail::split_few_columns<3>(from, rows, to, stride);
   if (rows >= Square::kSide)
-    return detail::cover<Square::kSide>(rows, columns, [&](int64_t row, int64_t column) __attribute__((always_inline)) {
-      Square::transpose(from + row * columns + column, columns, to + column * stride + row, stride);
-    });
+    return detail::cover<Square::kSide, 0>(
+        rows, columns, ahead, [&](int64_t row, int64_t column) __attribute__((always_inline)) {
+          Square::transpose(from + row * columns + column, columns, to + column * stride + row, stride);
+        });
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t column = 0; column < columns; ++column) to[column * stride + row] = from[row * columns + column];
 }
 
 // The way back.
 template <class T>
-[[gnu::noinline]] void join_columns(const T* from, int64_t stride, int64_t rows, int64_t columns, T* to) {
+[[gnu::noinline]] void join_columns(const T* from, int64_t stride, int64_t rows, int64_t columns, T* to,
+                                    const Ahead& ahead) {
   using Square = detail::Square<T>;
+  if (ahead.data && columns <= 3) fetch<1>(ahead.data, rows * ahead.stride);
   if (columns == 1) return detail::join_few_columns<1>(from, stride, rows, to);
   if (columns == 2) return detail::join_few_columns<2>(from, stride, rows, to);
   if (columns == 3) return detail::join_few_columns<3>(from, stride, rows, to);
   if (rows >= Square::kSide)
-    return detail::cover<Square::kSide>(rows, columns, [&](int64_t row, int64_t column) __attribute__((always_inline)) {
-      Square::transpose(from + column * stride + row, stride, to + row * columns + column, columns);
-    });
+    return detail::cover<Square::kSide, 1>(
+        rows, columns, ahead, [&](int64_t row, int64_t column) __attribute__((always_inline)) {
+          Square::transpose(from + column * stride + row, stride, to + row * columns + column, columns);
+        });
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t column = 0; column < columns; ++column) to[row * columns + column] = from[column * stride + row];
 }

@@ -184,8 +184,9 @@ struct Backward {
     const T* xs = load_piece(x() + at, count * width, x_buffer);
     normalizations(call, row, last, steps);
     cpu::sum_down_short_rows(douts, xs, count, width, steps, of_columns, products_of_columns);
-    cpu::split_columns(douts, count, width, dout_tile, stride);
-    cpu::split_columns(xs, count, width, x_tile, stride);
+    const int64_t next = at + count * width;
+    cpu::split_columns(douts, count, width, dout_tile, stride, rows_ahead(call, dout(), next));
+    cpu::split_columns(xs, count, width, x_tile, stride, rows_ahead(call, x(), next));
     alignas(64) double means[cpu::kMostShortRows], sum[cpu::kMostShortRows], product[cpu::kMostShortRows];
     std::copy(call.statistics + row, call.statistics + last, means);
     std::fill(means + count, means + stride, 0.0);
@@ -198,8 +199,9 @@ struct Backward {
         },
         sum, product);
     differentiate_tile(row, last, stride, sum, product, dout_tile, x_tile);
-    store_piece(call.dx.as<S>() + at, count * width, dout_buffer,
-                [&](T* to) { cpu::join_columns(dout_tile, stride, count, width, to); });
+    store_piece(call.dx.as<S>() + at, count * width, dout_buffer, [&](T* to) {
+      cpu::join_columns(dout_tile, stride, count, width, to, rows_ahead(call, call.dx.as<S>(), next));
+    });
   }
 
   // dout becomes dx.

@@ -151,7 +151,8 @@ struct Forward {
     alignas(64) T buffer[std::is_same_v<S, T> ? 1 : cpu::kTileElements], tile[cpu::kTileElements];
     const int64_t columns = call.columns, rows = last - row, stride = cpu::round_up(rows, kLanes);
     const int64_t at = row * columns, count = rows * columns;
-    cpu::split_columns(load_piece(x() + at, count, buffer), rows, columns, tile, stride);
+    cpu::split_columns(load_piece(x() + at, count, buffer), rows, columns, tile, stride,
+                       rows_ahead(call, x(), at + count));
     bool finite = true;
     if (sums) {
       alignas(64) double first_elements[cpu::kMostShortRows], sum[cpu::kMostShortRows], squares[cpu::kMostShortRows];
@@ -165,8 +166,9 @@ struct Forward {
     }
     if (writes) {
       normalize_tile(row, last, stride, tile);
-      store_piece(call.out.as<S>() + at, count, buffer,
-                  [&](T* to) { cpu::join_columns(tile, stride, rows, columns, to); });
+      store_piece(call.out.as<S>() + at, count, buffer, [&](T* to) {
+        cpu::join_columns(tile, stride, rows, columns, to, rows_ahead(call, call.out.as<S>(), at + count));
+      });
     }
     return finite;
   }

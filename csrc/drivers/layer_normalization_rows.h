@@ -90,13 +90,18 @@ int64_t rows_of_block(int64_t columns) {
   return std::is_same_v<S, Compute<S>> ? together : fit;
 }
 
-// The block of rows after the one that begins at `element`: nothing where it is near.
+// The rows that begin at element `next`: nothing where they are near.
 template <class S>
-cpu::Ahead next_block(const LayerNorm& call, const S* data, int64_t element) {
+cpu::Ahead rows_ahead(const LayerNorm& call, const S* data, int64_t next) {
   if (call.size() <= cpu::kNearElements) return {};
   constexpr int64_t kElement = sizeof(S);
-  const int64_t next = element + rows_of_block<S>(call.columns) * call.columns;
   return {reinterpret_cast<const char*>(data + next), call.columns * kElement, kElement};
+}
+
+// The block of rows after the one that begins at `element`.
+template <class S>
+cpu::Ahead next_block(const LayerNorm& call, const S* data, int64_t element) {
+  return rows_ahead(call, data, element + rows_of_block<S>(call.columns) * call.columns);
 }
 
 // The forward steps of rows [row, last).
