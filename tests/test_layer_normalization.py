@@ -9,6 +9,7 @@ import pytest
 
 import kitae
 from conftest import THREAD_COUNTS
+from guard_bands import Guarded
 from kitae.nn import Dense, Sequential
 from test_backends_agree import assert_same_bits
 
@@ -146,7 +147,7 @@ def test_nonfinite_samples(backend: str, give_out: bool) -> None:
 
 
 def test_the_same_bits_for_any_number_of_threads(rng: np.random.Generator) -> None:
-    for shape in ((3, 70001), (5000, 65), (700, 1030), (5, 4096)):
+    for shape in ((3, 70001), (5000, 65), (700, 1030), (5, 4096), (20001, 6)):
         x, dout = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
         gamma = rng.standard_normal(shape[-1]).astype(np.float32)
         results = []
@@ -161,9 +162,31 @@ def test_the_same_bits_for_any_number_of_threads(rng: np.random.Generator) -> No
                 assert_same_bits(a, b, str(shape))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
+def test_short_rows_have_the_reference_bits(rng: np.random.Generator, dtype: Any) -> None:
+    """Every length up to two vectors of lanes, numbers of rows that fill no vector, zeros of both signs."""
+    for columns, rows in itertools.product(range(1, 34), (1, 3, 16, 277)):
+        x, dout = (rng.standard_normal((rows, columns)).astype(dtype) for _ in range(2))
+        if rows > 3:
+            x[1], x[2], dout[2:5] = 0, -0.0, -0.0
+        gamma, beta = (rng.standard_normal(columns).astype(np.float32) for _ in range(2))
+        results = []
+        for backend in BACKENDS:
+            out, dx = (Guarded(np.empty_like(x)) for _ in range(2))
+            with kitae.use_backend(backend):
+                fresh, saved = kitae.layer_norm(x, gamma, beta)
+                given, _ = kitae.layer_norm(x, gamma, beta, out=out.array)
+                gradients = kitae.layer_norm_backward(dout, saved, out=dx.array)
+            assert out.intact()
+            assert dx.intact()
+            results.append((fresh, given, saved.mean, saved.inv_std, *gradients))
+        for expected, actual in zip(*results, strict=True):
+            assert_same_bits(actual, expected, f"{rows}x{columns}")
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_dx_in_the_place_of_dout(rng: np.random.Generator, backend: str) -> None:
-    for shape in ((4, 6), (600, 300)):
+    for shape in ((4, 6), (600, 3), (600, 300)):
         x, dout = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
         with kitae.use_backend(backend):
             _, saved = kitae.layer_norm(x, None, None)

@@ -34,6 +34,8 @@ template <>
 struct PartOf<double> {
   typedef double Type __attribute__((vector_size(kVectorBytes)));
 };
+template <class T>
+using Part = typename PartOf<T>::Type;
 
 struct Lanes {
   typedef double Vector __attribute__((vector_size(kVectorBytes)));
@@ -58,26 +60,26 @@ struct Lanes {
   }
   // As many elements in the type of arithmetic, before they are widened.
   template <class T>
-  static typename PartOf<T>::Type load_stored(const T* from) {
-    typename PartOf<T>::Type part;
+  static Part<T> load_stored(const T* from) {
+    Part<T> part;
     std::memcpy(&part, from, sizeof(part));
     return part;
   }
-  static PartOf<float>::Type load_stored(const BFloat16* from) {
+  static Part<float> load_stored(const BFloat16* from) {
 #if defined(__AVX512F__)
     const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-    return reinterpret_cast<PartOf<float>::Type>(_mm256_slli_epi32(wide, 16));
+    return reinterpret_cast<Part<float>>(_mm256_slli_epi32(wide, 16));
 #elif defined(__AVX2__)
     const __m128i wide = _mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
-    return reinterpret_cast<PartOf<float>::Type>(_mm_slli_epi32(wide, 16));
+    return reinterpret_cast<Part<float>>(_mm_slli_epi32(wide, 16));
 #else
-    PartOf<float>::Type part;
+    Part<float> part;
     for (int i = 0; i < kWidth; ++i) part[i] = to_float(from[i]);
     return part;
 #endif
   }
-  static Vector widened(const PartOf<double>::Type& part) { return part; }
-  static Vector widened(const PartOf<float>::Type& part) {
+  static Vector widened(const Part<double>& part) { return part; }
+  static Vector widened(const Part<float>& part) {
     // g++ converts four or eight floats in halves and glues them together.
 #if defined(__AVX512F__)
     return _mm512_maskz_cvtps_pd(static_cast<__mmask8>(-1), part);  // maskz: no false warning

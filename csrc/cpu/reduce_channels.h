@@ -25,7 +25,7 @@ template <class Op, class T, int kGroups = 1, class Gate = OpenGate>
 class Accumulators {
  public:
   using Vector = Lanes::Vector;
-  using Part = typename PartOf<Compute<T>>::Type;
+  using Part = cpu::Part<Compute<T>>;
   static constexpr int kParts = kGroups * Lanes::kParts;
 
   Accumulators(const double* first, const double* second, const double* parameters, const Gate& gate = {})

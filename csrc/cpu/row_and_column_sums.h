@@ -1,6 +1,7 @@
 // The sums along rows and down columns that layer normalization's backward pass needs, in one reading of x and dout.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -19,7 +20,7 @@ template <int kRows, Wanted kWanted, class T>
 class RowAndColumnSums {
  public:
   using Vector = Lanes::Vector;
-  using Part = typename PartOf<T>::Type;
+  using Part = cpu::Part<T>;
 
   [[gnu::always_inline]] RowAndColumnSums(const double* means, const NormalizeRow<T>* steps) {
     each<kRows>([&](auto k) __attribute__((always_inline)) {
@@ -36,20 +37,21 @@ class RowAndColumnSums {
                                   double* column_sums, double* column_products, int64_t count = kLanes) {
     each<Lanes::kParts>([&](auto part) __attribute__((always_inline)) {
       constexpr int kAt = part() * Lanes::kWidth;
-      const Part gain = load(gamma + kAt);
+      const Part gain = Lanes::load_stored(gamma + kAt);
       Vector first, second;
       if constexpr (kColumns) {
         first = Lanes::load_part(column_sums + kAt);
         second = Lanes::load_part(column_products + kAt);
       }
       each<kRows>([&](auto k) __attribute__((always_inline)) {
-        const Part of_dout = load(dout + k() * dout_stride + kAt), of_x = load(x + k() * x_stride + kAt);
+        const Part of_dout = Lanes::load_stored(dout + k() * dout_stride + kAt),
+                   of_x = Lanes::load_stored(x + k() * x_stride + kAt);
         if constexpr (kWanted != Wanted::of_columns) {
-          const Vector row[2] = {widened(RowGradient<Part>::through(of_dout, gain)), widened(of_x)};
+          const Vector row[2] = {Lanes::widened(RowGradient<Part>::through(of_dout, gain)), Lanes::widened(of_x)};
           sums_.template add<kWhole>(k, part, GradientTerms::of(row, mean_[k()]), count);
         }
         if constexpr (kColumns) {
-          const Vector column[2] = {widened(of_dout), widened(normalize_[k()].xhat(of_x))};
+          const Vector column[2] = {Lanes::widened(of_dout), Lanes::widened(normalize_[k()].xhat(of_x))};
           first += column[0];
           second = std::is_same_v<T, float> ? Lanes::add_product_of_floats(second, column[0], column[1])
                                             : second + column[0] * column[1];
@@ -66,13 +68,6 @@ class RowAndColumnSums {
 
  private:
   static constexpr bool kColumns = kWanted != Wanted::of_rows;
-
-  static Part load(const T* from) {
-    Part part;
-    std::memcpy(&part, from, sizeof(part));
-    return part;
-  }
-  static Vector widened(const Part& part) { return Lanes::load_part(reinterpret_cast<const T*>(&part)); }
 
   RowSums<kRows> sums_;
   Vector mean_[kRows];
@@ -126,6 +121,58 @@ template <int kRows, Wanted kWanted, class T>
                              column_products + column, count);
   }
   if constexpr (kWanted != Wanted::of_columns) rows.fold(sums, products);
+}
+
+namespace detail {
+
+template <int kParts, class T>
+[[gnu::noinline]] void sum_down_short_rows(const T* dout, const T* x, int64_t rows, int64_t columns,
+                                           const NormalizeRow<T>* steps, double* sums, double* products) {
+  using Vector = Lanes::Vector;
+  using Part = cpu::Part<T>;
+  Vector first[kParts], second[kParts];
+  each<kParts>([&](auto part) __attribute__((always_inline)) {
+    first[part()] = Lanes::load_part(sums + part() * Lanes::kWidth);
+    second[part()] = Lanes::load_part(products + part() * Lanes::kWidth);
+  });
+  const auto add = [&](const T* of_dout, const T* of_x, const NormalizeRow<T>& step) __attribute__((always_inline)) {
+    const auto row = step.normalize;
+    const NormalizeRow<Part> normalize{
+        {row.center - Part{}, row.gain - Part{}, row.gain_low - Part{}, row.shift - Part{}}};
+    each<kParts>([&](auto part) __attribute__((always_inline)) {
+      const Vector dout_wide = Lanes::load_part(of_dout + part() * Lanes::kWidth);
+      const Vector xhat = Lanes::widened(normalize.xhat(Lanes::load_stored(of_x + part() * Lanes::kWidth)));
+      first[part()] += dout_wide;
+      second[part()] = std::is_same_v<T, float> ? Lanes::add_product_of_floats(second[part()], dout_wide, xhat)
+                                                : second[part()] + dout_wide * xhat;
+    });
+  };
+  const int64_t readable = rows * columns - kParts * Lanes::kWidth;  // where whole vectors may still be read
+  int64_t row = 0;
+  for (; row < rows && row * columns <= readable; ++row) add(dout + row * columns, x + row * columns, steps[row]);
+  for (; row < rows; ++row) {
+    T of_dout[kLanes] = {}, of_x[kLanes] = {};
+    std::copy(dout + row * columns, dout + (row + 1) * columns, of_dout);
+    std::copy(x + row * columns, x + (row + 1) * columns, of_x);
+    add(of_dout, of_x, steps[row]);
+  }
+  each<kParts>([&](auto part) __attribute__((always_inline)) {
+    std::memcpy(sums + part() * Lanes::kWidth, &first[part()], sizeof(Vector));
+    std::memcpy(products + part() * Lanes::kWidth, &second[part()], sizeof(Vector));
+  });
+}
+
+}  // namespace detail
+
+// To the columns' sums are added dout and dout xhat of rows of at most kLanes elements, which follow each other;
+// nothing behind the last is read. The sums are padded to whole lanes.
+template <class T>
+void sum_down_short_rows(const T* dout, const T* x, int64_t rows, int64_t columns, const NormalizeRow<T>* steps,
+                         double* sums, double* products) {
+  detail::each<Lanes::kParts>([&](auto less) __attribute__((always_inline)) {
+    if ((columns - 1) / Lanes::kWidth == less())
+      detail::sum_down_short_rows<less() + 1>(dout, x, rows, columns, steps, sums, products);
+  });
 }
 
 }  // namespace kitae::cpu

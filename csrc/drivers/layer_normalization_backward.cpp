@@ -3,6 +3,7 @@
 
 #include "cpu/channel_plan.h"
 #include "cpu/row_and_column_sums.h"
+#include "cpu/short_rows.h"
 #include "drivers/layer_normalization_rows.h"
 #include "drivers/layer_normalization_tiles.h"
 
@@ -92,16 +93,19 @@ struct Backward {
     }
   }
 
-  void run_in_one_pass() const {
+  // take(row, last, sums of columns) for every chunk of the columns.
+  template <class Take>
+  void run_in_one_pass(const Take& take) const {
     const int64_t chunks = ChannelChunks(columns).count, padded = cpu::round_up(call.columns, kLanes);
     double* table = cpu::scratch<double>(Scratch::partial_sums, chunks * 2 * padded);  // (chunk, sum, column)
-    const int64_t grain = call.size() <= kSmall ? chunks : 1;
+    const int64_t of_unit = kUnitElements / (4 * kRowsOfChunk * call.columns);
+    const int64_t grain = call.size() <= kSmall ? chunks : std::max<int64_t>(of_unit, 1);
     cpu::parallel_ranges(chunks, grain, [&](int64_t begin, int64_t end) {
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         double* of_chunk = table + chunk * 2 * padded;
         std::fill(of_chunk, of_chunk + 2 * padded, 0.0);
         const int64_t row = chunk * kRowsOfChunk;
-        take_rows<Wanted::both>(row, std::min(row + kRowsOfChunk, call.rows), of_chunk, of_chunk + padded);
+        take(row, std::min(row + kRowsOfChunk, call.rows), of_chunk, of_chunk + padded);
       }
     });
     std::fill(column_sums, column_sums + 2 * call.columns, 0.0);
@@ -169,7 +173,65 @@ struct Backward {
     }
   }
 
-  // ---- rows of a few elements, or of several chunks: again the columns first
+  // ---- rows of a few elements, transposed for their sums and the step
+
+  void take_short_rows(int64_t row, int64_t last, double* of_columns, double* products_of_columns) const {
+    constexpr int64_t kBuffer = std::is_same_v<S, T> ? 1 : cpu::kTileElements;
+    alignas(64) T dout_buffer[kBuffer], x_buffer[kBuffer], dout_tile[cpu::kTileElements], x_tile[cpu::kTileElements];
+    NormalizeRow<T> steps[cpu::kMostShortRows];
+    const int64_t width = call.columns, count = last - row, stride = cpu::round_up(count, kLanes), at = row * width;
+    const T* douts = load_piece(dout() + at, count * width, dout_buffer);
+    const T* xs = load_piece(x() + at, count * width, x_buffer);
+    normalizations(call, row, last, steps);
+    cpu::sum_down_short_rows(douts, xs, count, width, steps, of_columns, products_of_columns);
+    const int64_t next = at + count * width;
+    cpu::split_columns(douts, count, width, dout_tile, stride, rows_ahead(call, dout(), next));
+    cpu::split_columns(xs, count, width, x_tile, stride, rows_ahead(call, x(), next));
+    alignas(64) double means[cpu::kMostShortRows], sum[cpu::kMostShortRows], product[cpu::kMostShortRows];
+    std::copy(call.statistics + row, call.statistics + last, means);
+    std::fill(means + count, means + stride, 0.0);
+    cpu::sum_short_rows<GradientTerms>(
+        stride, width, means,
+        [&](int64_t column, int64_t i, cpu::Lanes::Vector(&input)[2]) __attribute__((always_inline)) {
+          const cpu::Part<T> of_dout = cpu::Lanes::load_stored(dout_tile + column * stride + i);
+          input[0] = cpu::Lanes::widened(RowGradient<cpu::Part<T>>::through(of_dout, gamma[column] - cpu::Part<T>{}));
+          input[1] = cpu::Lanes::load_part(x_tile + column * stride + i);
+        },
+        sum, product);
+    differentiate_tile(row, last, stride, sum, product, dout_tile, x_tile);
+    store_piece(call.dx.as<S>() + at, count * width, dout_buffer, [&](T* to) {
+      cpu::join_columns(dout_tile, stride, count, width, to, rows_ahead(call, call.dx.as<S>(), next));
+    });
+  }
+
+  // dout becomes dx.
+  void differentiate_tile(int64_t row, int64_t last, int64_t stride, const double* sum, const double* product,
+                          T* dout_tile, const T* x_tile) const {
+    using Vector = typename cpu::VectorOf<T>::Type;
+    alignas(64) T center[cpu::kMostShortRows], gain[cpu::kMostShortRows], offset[cpu::kMostShortRows],
+        slope[cpu::kMostShortRows];
+    const double width = static_cast<double>(call.columns);
+#pragma GCC ivdep
+    for (int64_t i = 0; i < last - row; ++i) {
+      const InputGradient<T> step =
+          RowGradient<T>::from(statistics_of(call, row + i), sum[i], product[i], width).gradient;
+      center[i] = step.center;
+      gain[i] = step.gain;
+      offset[i] = step.offset;
+      slope[i] = step.slope;
+    }
+    for (int64_t i = last - row; i < stride; ++i) center[i] = gain[i] = offset[i] = slope[i] = 0;
+    cpu::map_transposed(stride, call.columns, stride, dout_tile, [&](int64_t i) __attribute__((always_inline)) {
+      const RowGradient<Vector> step{{cpu::load_vector(center + i), cpu::load_vector(gain + i),
+                                      cpu::load_vector(offset + i), cpu::load_vector(slope + i)}};
+      return [=](int64_t column, int64_t element) __attribute__((always_inline)) {
+        return step(cpu::load_vector(dout_tile + element), cpu::load_vector(x_tile + element),
+                    gamma[column] - Vector{});
+      };
+    });
+  }
+
+  // ---- rows of several chunks: again the columns first
 
   void map(const Box& box, bool backwards) const {
     TileBuffer<S> dout_buffer, x_buffer, out;
@@ -214,8 +276,19 @@ struct Backward {
   void run() const {
     if (call.size() == 0) {
       std::fill(column_sums, column_sums + 2 * call.columns, 0.0);
+    } else if (by_short_rows(call)) {
+      const int64_t block = cpu::short_rows_together(call.columns);
+      run_in_one_pass([&](int64_t row, int64_t last, double* of_columns, double* products_of_columns) {
+        for (; row < last; row += block)
+          take_short_rows(row, std::min(row + block, last), of_columns, products_of_columns);
+      });
     } else if (by_rows(call)) {
-      in_one_pass() ? run_in_one_pass() : run_few_rows();
+      if (in_one_pass())
+        run_in_one_pass([&](int64_t row, int64_t last, double* of_columns, double* products_of_columns) {
+          take_rows<Wanted::both>(row, last, of_columns, products_of_columns);
+        });
+      else
+        run_few_rows();
     } else {
       sum_columns();
       sum_and_map_rows();

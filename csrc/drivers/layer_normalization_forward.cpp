@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "cpu/channel_plan.h"
+#include "cpu/short_rows.h"
 #include "drivers/layer_normalization_rows.h"
 
 namespace kitae {
@@ -39,24 +40,24 @@ struct Forward {
   double first_element(int64_t row) const { return static_cast<double>(to_float(x()[row * sizes.inner])); }
   TileReader<S> reader() const { return {sizes, x()}; }
 
-  // Whether all of these rows' statistics are finite. Loops without branches, as batch norm's.
-  bool finish(int64_t begin, int64_t end, const double* first_elements, const double* sum,
-              const double* sum_of_squares) const {
+  // Whether all of these rows' statistics are finite; the squares' sums become variances. Loops without branches, as
+  // batch norm's.
+  bool finish(int64_t begin, int64_t end, const double* first_elements, const double* sum, double* squares) const {
     const double count = static_cast<double>(sizes.count()), eps = call.eps;
     double *mean = call.statistics + begin, *mean_low = mean + call.rows, *inv_std = mean_low + call.rows;
-    uint64_t bad = 0;
 #pragma GCC ivdep
     for (int64_t i = 0; i < end - begin; ++i) {
-      const Moments m = moments(first_elements[i], sum[i], sum_of_squares[i], count);
+      const Moments m = moments(first_elements[i], sum[i], squares[i], count);
       mean[i] = m.mean;
       mean_low[i] = m.mean_low;
+      squares[i] = m.variance;
       inv_std[i] = inverse_deviation(m.variance, eps);
-      bad |= nonfinite(m.mean) | nonfinite(m.variance);
     }
+    uint64_t bad = 0;
+    for (int64_t i = 0; i < end - begin; ++i) bad |= nonfinite(mean[i]) | nonfinite(squares[i]);
     bool finite = true;
     for (int64_t i = 0; bad && i < end - begin; ++i)
-      if (!moments(first_elements[i], sum[i], sum_of_squares[i], count).finite())
-        finite = finish_again(begin + i) && finite;
+      if (!is_finite(mean[i]) || !is_finite(squares[i])) finite = finish_again(begin + i) && finite;
     return finite;
   }
 
@@ -143,7 +144,73 @@ struct Forward {
     return finite.load(std::memory_order_relaxed);
   }
 
-  // ---- rows of a few elements, or of several chunks
+  // ---- rows of a few elements, transposed
+
+  // Sums, if wanted, and the step, if wanted, of rows [row, last), at most short_rows_together().
+  bool take_short_rows(int64_t row, int64_t last, bool sums, bool writes) const {
+    alignas(64) T buffer[std::is_same_v<S, T> ? 1 : cpu::kTileElements], tile[cpu::kTileElements];
+    const int64_t columns = call.columns, rows = last - row, stride = cpu::round_up(rows, kLanes);
+    const int64_t at = row * columns, count = rows * columns;
+    cpu::split_columns(load_piece(x() + at, count, buffer), rows, columns, tile, stride,
+                       rows_ahead(call, x(), at + count));
+    bool finite = true;
+    if (sums) {
+      alignas(64) double first_elements[cpu::kMostShortRows], sum[cpu::kMostShortRows], squares[cpu::kMostShortRows];
+      for (int64_t i = 0; i < stride; ++i) first_elements[i] = static_cast<double>(tile[i]);
+      cpu::sum_short_rows<DeviationTerms>(
+          stride, columns, first_elements,
+          [&](int64_t column, int64_t i, cpu::Lanes::Vector(&input)[1])
+              __attribute__((always_inline)) { input[0] = cpu::Lanes::load_part(tile + column * stride + i); },
+          sum, squares);
+      finite = finish(row, last, first_elements, sum, squares);
+    }
+    if (writes) {
+      normalize_tile(row, last, stride, tile);
+      store_piece(call.out.as<S>() + at, count, buffer, [&](T* to) {
+        cpu::join_columns(tile, stride, rows, columns, to, rows_ahead(call, call.out.as<S>(), at + count));
+      });
+    }
+    return finite;
+  }
+
+  void normalize_tile(int64_t row, int64_t last, int64_t stride, T* tile) const {
+    using Vector = typename cpu::VectorOf<T>::Type;
+    alignas(64) T center[cpu::kMostShortRows], gain[cpu::kMostShortRows], gain_low[cpu::kMostShortRows],
+        shift[cpu::kMostShortRows];
+#pragma GCC ivdep
+    for (int64_t i = row; i < last; ++i) {
+      const Normalize<T> step = NormalizeRow<T>::from(statistics_of(call, i)).normalize;
+      center[i - row] = step.center;
+      gain[i - row] = step.gain;
+      gain_low[i - row] = step.gain_low;
+      shift[i - row] = step.shift;
+    }
+    for (int64_t i = last - row; i < stride; ++i) center[i] = gain[i] = gain_low[i] = shift[i] = 0;
+    cpu::map_transposed(stride, call.columns, stride, tile, [&](int64_t i) __attribute__((always_inline)) {
+      const NormalizeRow<Vector> step{{cpu::load_vector(center + i), cpu::load_vector(gain + i),
+                                       cpu::load_vector(gain_low + i), cpu::load_vector(shift + i)}};
+      return [=](int64_t column, int64_t element) __attribute__((always_inline)) {
+        return step(cpu::load_vector(tile + element), gamma[column] - Vector{}, beta[column] - Vector{});
+      };
+    });
+  }
+
+  bool run_by_short_rows() const {
+    std::atomic<bool> finite{true};
+    const int64_t unit = rows_of_unit(call), block = cpu::short_rows_together(call.columns);
+    const auto take = [&](bool sums, bool writes) {
+      cpu::parallel_ranges(call.rows, unit, [&](int64_t row, int64_t last) {
+        for (; row < last; row += block)
+          if (!take_short_rows(row, std::min(row + block, last), sums, writes))
+            finite.store(false, std::memory_order_relaxed);
+      });
+    };
+    take(true, fused);
+    if (!fused && finite.load(std::memory_order_relaxed)) take(false, true);
+    return finite.load(std::memory_order_relaxed);
+  }
+
+  // ---- rows of several chunks
 
   void map(const Box& box, bool backwards) const {
     TileBuffer<S> in, out;
@@ -166,7 +233,7 @@ struct Forward {
           for (int64_t row = begin; row < end; ++row) numbers[row - begin] = first_element(row);
         },
         [&] { return reader(); },
-        [&](int64_t begin, int64_t end, const double* first_elements, const double* first, const double* second) {
+        [&](int64_t begin, int64_t end, const double* first_elements, const double* first, double* second) {
           if (!finish(begin, end, first_elements, first, second)) finite.store(false, std::memory_order_relaxed);
         },
         [&] { return finite.load(std::memory_order_relaxed); },
@@ -174,7 +241,10 @@ struct Forward {
     return finite.load(std::memory_order_relaxed);
   }
 
-  int64_t run() const { return (by_rows(call) ? run_by_rows() : run_by_channels()) ? -1 : first_nonfinite(); }
+  int64_t run() const {
+    const bool finite = by_short_rows(call) ? run_by_short_rows() : by_rows(call) ? run_by_rows() : run_by_channels();
+    return finite ? -1 : first_nonfinite();
+  }
 };
 
 }  // namespace

@@ -69,8 +69,11 @@ inline ChannelStatistics statistics_of(const LayerNorm& call, int64_t row) {
   return {at[0], at[call.rows], at[2 * call.rows]};
 }
 
-// Whether a row is one chunk of whole lanes, so that its sums are taken beside its neighbours'.
-inline bool by_rows(const LayerNorm& call) { return call.columns >= kLanes && call.columns <= kChunk; }
+// Whether a row has so few elements that many are transposed together.
+inline bool by_short_rows(const LayerNorm& call) { return call.columns <= kLanes; }
+
+// Whether a longer row is one chunk, so that its sums are taken beside its neighbours'.
+inline bool by_rows(const LayerNorm& call) { return call.columns > kLanes && call.columns <= kChunk; }
 
 // Rows of a unit of work, which leaves every thread a choice of two.
 inline int64_t rows_of_unit(const LayerNorm& call) {
@@ -87,13 +90,18 @@ int64_t rows_of_block(int64_t columns) {
   return std::is_same_v<S, Compute<S>> ? together : fit;
 }
 
-// The block of rows after the one that begins at `element`: nothing where it is near.
+// The rows that begin at element `next`: nothing where they are near.
 template <class S>
-cpu::Ahead next_block(const LayerNorm& call, const S* data, int64_t element) {
+cpu::Ahead rows_ahead(const LayerNorm& call, const S* data, int64_t next) {
   if (call.size() <= cpu::kNearElements) return {};
   constexpr int64_t kElement = sizeof(S);
-  const int64_t next = element + rows_of_block<S>(call.columns) * call.columns;
   return {reinterpret_cast<const char*>(data + next), call.columns * kElement, kElement};
+}
+
+// The block of rows after the one that begins at `element`.
+template <class S>
+cpu::Ahead next_block(const LayerNorm& call, const S* data, int64_t element) {
+  return rows_ahead(call, data, element + rows_of_block<S>(call.columns) * call.columns);
 }
 
 // The forward steps of rows [row, last).

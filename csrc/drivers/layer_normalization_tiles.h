@@ -1,4 +1,4 @@
-// Tiles for layer normalization's sums in backward where rows are shorter than sixteen elements or longer than a chunk.
+// Tiles for layer normalization's sums in backward where rows are longer than a chunk, or few.
 #pragma once
 
 #include <cstdint>
@@ -31,13 +31,8 @@ struct RowReader {
     const Tile<T> douts = cpu::load_tile<T>(dout, sizes, tile, dout_buffer.data);
     tiles[1] = cpu::load_tile<T>(x, sizes, tile, x_buffer.data);
     const T *from = douts.data, *gains = gamma + tile.column;
-    if (sizes.adjacent()) {  // one column: the tile is a piece of it
 #pragma GCC ivdep
-      for (int64_t i = 0; i < tile.columns; ++i) g_buffer[i] = RowGradient<T>::through(from[i], gains[0]);
-    } else {
-#pragma GCC ivdep
-      for (int64_t i = 0; i < tile.columns; ++i) g_buffer[i] = RowGradient<T>::through(from[i], gains[i]);
-    }
+    for (int64_t i = 0; i < tile.columns; ++i) g_buffer[i] = RowGradient<T>::through(from[i], gains[i]);
     tiles[0] = {g_buffer, cpu::buffer_stride(tile), g_buffer + cpu::kTileElements};
   }
 };
