@@ -76,22 +76,41 @@ void gradient_rows(const OptimizerPlan::Parameter& parameter, int64_t begin, int
   }
 }
 
-// A 16-bit parameter is its float32 master; where the master, rounded, is no longer the parameter, the caller has
-// changed the parameter and it wins. Mostly nothing has changed, and all bits are equal.
+// Whether a value may be another one than its master, rounded; NaN always may.
 template <class Half>
-[[gnu::noinline]] void take_changes(float* master, const Half* values, int64_t count) {
+bool may_differ(const float* master, const Half* values, int64_t count) {
   const uint16_t infinity = FromFloat<Half>::convert(std::numeric_limits<float>::infinity()).bits;
   Half rounded[cpu::kRow];
   cpu::narrow(rounded, master, count);
-  uint16_t changed = 0;
+  uint16_t different = 0;
   for (int64_t i = 0; i < count; ++i) {
     const uint16_t bits = values[i].bits;
-    changed |= static_cast<uint16_t>(bits ^ rounded[i].bits) | static_cast<uint16_t>((bits & 0x7fffu) > infinity);
+    different |= static_cast<uint16_t>(bits ^ rounded[i].bits) | static_cast<uint16_t>((bits & 0x7fffu) > infinity);
   }
-  if (!changed) return;
+  return different != 0;
+}
+
+// A float that lies nearer than halfway to the value, both as integers, rounds to it; one that lies halfway may.
+bool may_differ(const float* master, const BFloat16* values, int64_t count) {
+  uint32_t farthest = 0, largest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t bits = bit_cast<uint32_t>(master[i]);
+    const uint32_t distance = bits - (static_cast<uint32_t>(values[i].bits) << 16) + 0x7fffu;  // 0 to 0xfffe: nearer
+    const uint32_t magnitude = bits & 0x7fffffffu;
+    farthest = farthest > distance ? farthest : distance;
+    largest = largest > magnitude ? largest : magnitude;
+  }
+  return farthest > 0xfffeu || largest > 0x7f800000u;
+}
+
+// A 16-bit parameter is its float32 master; where the master, rounded, is no longer the parameter, the caller has
+// changed the parameter and it wins. Mostly nothing has changed.
+template <class Half>
+[[gnu::noinline]] void take_changes(float* master, const Half* values, int64_t count) {
+  if (!may_differ(master, values, count)) return;
   for (int64_t i = 0; i < count; ++i) {
     const float value = to_float(values[i]);
-    if (!(to_float(rounded[i]) == value)) master[i] = value;
+    if (!(to_float(FromFloat<Half>::convert(master[i])) == value)) master[i] = value;
   }
 }
 
