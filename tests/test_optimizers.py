@@ -298,6 +298,48 @@ def test_master_keeps_updates_that_bfloat16_would_lose():
     assert float(lost[0]) == 1.0
 
 
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_master_stands_exactly_where_rounded_it_is_the_parameter(backend, dtype, step):
+    name = backend.__name__.rpartition(".")[2].lstrip("_")
+    rng = np.random.default_rng(5)
+    # Mostly ordinary numbers; one odd pair in 1,024, as whole rows are compared at first.
+    masters = rng.standard_normal(1024 * 240).astype(np.float32)
+    odd = slice(77, None, 1024)
+    bits = rng.integers(0, 2**32, 240, dtype=np.uint32)
+    bits[::3] = bits[::3] & 0xFFFF0000 | 0x8000  # halfway between two of bfloat16's
+    bits[1::3] = rng.choice(np.array([0, 0x7F800000, 0x7F800001, 0x7FFF8001, 0xFFFFFFFF], np.uint32), 80)
+    bits[bits & 0x7F800000 == 0] = 0  # as load_state_dict makes it of subnormals
+    masters.view(np.uint32)[odd] = bits
+    with np.errstate(all="ignore"):
+        values = masters.astype(dtype)
+    of_values = values.view(np.uint16)[odd]
+    of_values += rng.integers(0, 3, 240).astype(np.uint16) - np.uint16(1)
+    of_values[1::6] = rng.choice(np.array([0, 0x8000, 0x7F80, 0x7C00], np.uint16), 40)
+    rest = np.zeros(step * values.size, dtype)[::step]
+    rest[...] = values
+    opt = kitae.SGD([rest], lr=1.0)
+    with kitae.use_backend(name):
+        opt.step([np.zeros_like(values)])
+    state = opt.state_dict()
+    state["slots"]["master"] = [masters.copy()]
+    opt.load_state_dict(state)
+    rest[...] = values
+    with kitae.use_backend(name):
+        opt.step([np.zeros_like(values)])
+
+    wide = values.astype(np.float32)
+    with np.errstate(all="ignore"):
+        kept = np.where(masters.astype(dtype).astype(np.float32) == wide, masters, wide)
+        rounded = kept.astype(dtype)
+    got = opt.state_dict()["slots"]["master"][0]
+    real = ~np.isnan(kept)
+    assert 0 < real.sum() < real.size
+    np.testing.assert_array_equal(np.isnan(got), ~real)
+    np.testing.assert_array_equal(got.view(np.uint32)[real], kept.view(np.uint32)[real])
+    np.testing.assert_array_equal(np.ascontiguousarray(rest).view(np.uint16)[real], rounded.view(np.uint16)[real])
+
+
 def test_a_changed_16_bit_parameter_wins_over_its_master(backend):
     name = backend.__name__.rpartition(".")[2].lstrip("_")
     w = np.array([1.0, 2.0], np.float16)

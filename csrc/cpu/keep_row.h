@@ -1,11 +1,12 @@
-// A mask's bits applied to a row of elements: to[i] = keep_scale from[i] where bit i is set, else +0. `to` may be
-// `from`.
+// A mask's bits applied to a row of elements: to[i] = keep_scale from[i] where bit i is set, else +0, by the
+// arithmetic of the storage. `to` may be `from`.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 
+#include "cpu/convert.h"
 #include "cpu/lanes.h"
 #include "ops/dropout.h"
 
@@ -44,23 +45,31 @@ template <class T>
 
 // The 64 elements of one word of mask. Loads of 256 bytes come before their stores: where `to` lies one or two lines
 // behind `from` but for multiples of 4096 bytes, a load takes the store just before it for its own, and waits.
-template <class T>
-inline void keep_word(T* to, const T* from, uint64_t word, T keep_scale) {
-  constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(T)), kVectors = kElementsPerWord / kWidth;
-  constexpr int kTogether = kVectorBytes == 16 ? 4 : kVectors < 8 ? kVectors : 8;  // the registers hold no more
+template <class S>
+inline void keep_word(S* to, const S* from, uint64_t word, Compute<S> keep_scale) {
+  if constexpr (!std::is_same_v<S, Compute<S>>) {
+    float values[kElementsPerWord];  // in registers, where they suffice
+    widen(values, from, kElementsPerWord);
+    keep_word(values, values, word, keep_scale);
+    narrow(to, values, kElementsPerWord);
+  } else {
+    constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(S)), kVectors = kElementsPerWord / kWidth;
+    constexpr int kTogether = kVectorBytes == 16 ? 4 : kVectors < 8 ? kVectors : 8;  // the registers hold no more
 #pragma GCC unroll 8
-  for (int first = 0; first < kVectors; first += kTogether) {
-    decltype(detail::kept_vector(from, word, 0, keep_scale)) values[kTogether];
+    for (int first = 0; first < kVectors; first += kTogether) {
+      decltype(detail::kept_vector(from, word, 0, keep_scale)) values[kTogether];
 #pragma GCC unroll 8
-    for (int i = 0; i < kTogether; ++i) values[i] = detail::kept_vector(from, word, (first + i) * kWidth, keep_scale);
+      for (int i = 0; i < kTogether; ++i) values[i] = detail::kept_vector(from, word, (first + i) * kWidth, keep_scale);
 #pragma GCC unroll 8
-    for (int i = 0; i < kTogether; ++i) std::memcpy(to + (first + i) * kWidth, &values[i], kVectorBytes);
+      for (int i = 0; i < kTogether; ++i) std::memcpy(to + (first + i) * kWidth, &values[i], kVectorBytes);
+    }
   }
 }
 
-template <class T>
-inline void keep_part_of_word(T* to, const T* from, uint64_t word, T keep_scale, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) to[i] = keep_or_zero(from[i], (word >> i & 1u) != 0, keep_scale);
+template <class S>
+inline void keep_part_of_word(S* to, const S* from, uint64_t word, Compute<S> keep_scale, int64_t count) {
+  for (int64_t i = 0; i < count; ++i)
+    to[i] = FromFloat<S>::convert(keep_or_zero(to_float(from[i]), (word >> i & 1u) != 0, keep_scale));
 }
 
 }  // namespace kitae::cpu

@@ -1,5 +1,5 @@
 // Pieces of a view as rows of arithmetic type: in place where the memory already is one, else through a small buffer
-// that stays in the L1 cache. This is the one place where 16-bit storage, mixed dtypes and strides meet the loops.
+// that stays in the L1 cache. Here 16-bit storage, mixed dtypes and strides meet the loops (and in keep_row.h).
 #pragma once
 
 #include <cstdint>

@@ -81,8 +81,9 @@ void for_each_word(const Words& words, int64_t word, int64_t count, F f) {
 }
 
 // to = from masked, for `count` elements from word `word` on; the mask is stored in `bits` unless nullptr.
-template <class T, class Words>
-void keep_row(T* to, const T* from, int64_t count, int64_t word, const Words& words, uint8_t* bits, T keep_scale) {
+template <class S, class Words>
+void keep_row(S* to, const S* from, int64_t count, int64_t word, const Words& words, uint8_t* bits,
+              Compute<S> keep_scale) {
   for_each_word(words, word, count, [=](int64_t number, uint64_t keep, int64_t at, int64_t elements) {
     if (bits) store_word(bits, number, keep);
     if (elements == kElementsPerWord)
@@ -93,11 +94,11 @@ void keep_row(T* to, const T* from, int64_t count, int64_t word, const Words& wo
 }
 
 // keep_row for a large output that is not the input.
-template <class T, class Words>
-void keep_and_stream(T* to, const T* from, int64_t count, int64_t word, const Words& words, uint8_t* bits,
-                     T keep_scale) {
+template <class S, class Words>
+void keep_and_stream(S* to, const S* from, int64_t count, int64_t word, const Words& words, uint8_t* bits,
+                     Compute<S> keep_scale) {
   {
-    cpu::LineStream<T, cpu::kRow> lines(to);
+    cpu::LineStream<S, cpu::kRow> lines(to);
     for (int64_t at = 0; at < count; at += cpu::kRow, word += cpu::kRow / kElementsPerWord) {
       const int64_t length = count - at < cpu::kRow ? count - at : cpu::kRow;
       keep_row(lines.room(), from + at, length, word, words, bits, keep_scale);
@@ -107,18 +108,24 @@ void keep_and_stream(T* to, const T* from, int64_t count, int64_t word, const Wo
   cpu::stream_fence();
 }
 
-template <class T, class Source>
+// S: what the arrays hold.
+template <class S, class Source>
 void apply(const View& x, const View& y, const Source& source, uint8_t* bits, double keep_scale) {
+  using T = Compute<S>;
   const T scale = static_cast<T>(keep_scale);
-  const T* const all_of_x = cpu::direct<T>(x, 0);
-  T* const all_of_y = cpu::direct<T>(y, 0);
+  const S* const all_of_x = x.contiguous ? reinterpret_cast<const S*>(x.data) : nullptr;
+  S* const all_of_y = y.contiguous ? reinterpret_cast<S*>(y.data) : nullptr;
   // One thread waits for its own arithmetic, not for memory, and the buffer costs it more than it gains.
-  const bool large = y.size * static_cast<int64_t>(sizeof(T)) >= cpu::kStreamedBytes && cpu::num_threads() > 1;
-  const bool streamed = large && all_of_x && all_of_y && all_of_x != all_of_y;
+  const bool large = y.size * static_cast<int64_t>(sizeof(S)) >= cpu::kStreamedBytes && cpu::num_threads() > 1;
+  const bool streamed = large && all_of_x != all_of_y;
   for_each_unit(x.size, [&](int64_t begin, int64_t end) {
-    const auto words = source.at(begin / kElementsPerWord);
-    if (streamed) {
-      keep_and_stream(all_of_y + begin, all_of_x + begin, end - begin, begin / kElementsPerWord, words, bits, scale);
+    const int64_t first = begin / kElementsPerWord;
+    const auto words = source.at(first);
+    if (all_of_x && all_of_y) {
+      if (streamed)
+        keep_and_stream(all_of_y + begin, all_of_x + begin, end - begin, first, words, bits, scale);
+      else
+        keep_row(all_of_y + begin, all_of_x + begin, end - begin, first, words, bits, scale);
       return;
     }
     alignas(64) T buffer[cpu::kRow];
@@ -141,10 +148,7 @@ void apply(const Array& x, const Array& y, const Source& source, uint8_t* bits, 
   View from, to;
   from.assign(x);
   to.assign(y);
-  if (x.dtype == DType::float64)
-    apply<double>(from, to, source, bits, keep_scale);
-  else
-    apply<float>(from, to, source, bits, keep_scale);
+  visit_dtype(x.dtype, [&](auto zero) { apply<decltype(zero)>(from, to, source, bits, keep_scale); });
 }
 
 }  // namespace
