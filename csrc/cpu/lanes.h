@@ -23,6 +23,16 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
+// Lanes of two vectors; those of the second follow those of the first.
+template <int... kLane, class Vector>
+[[gnu::always_inline]] inline Vector shuffled(const Vector& a, const Vector& b) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, kLane...);
+#else
+  return __builtin_shuffle(a, b, decltype(a == b){kLane...});
+#endif
+}
+
 // As many elements as a vector of double has. (An attribute that depends on T would be lost in template arguments.)
 template <class T>
 struct PartOf;
@@ -73,7 +83,7 @@ struct Lanes {
     const __m128i wide = _mm_cvtepu16_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
     return reinterpret_cast<Part<float>>(_mm_slli_epi32(wide, 16));
 #else
-    Part<float> part;
+    Part<float> part{};
     for (int i = 0; i < kWidth; ++i) part[i] = to_float(from[i]);
     return part;
 #endif

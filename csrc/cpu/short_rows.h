@@ -34,12 +34,12 @@ struct Square<float> {
     std::memcpy(&b, from + from_stride, sizeof(Row));
     std::memcpy(&c, from + 2 * from_stride, sizeof(Row));
     std::memcpy(&d, from + 3 * from_stride, sizeof(Row));
-    const Row ac_low = __builtin_shufflevector(a, c, 0, 4, 1, 5), ac_high = __builtin_shufflevector(a, c, 2, 6, 3, 7);
-    const Row bd_low = __builtin_shufflevector(b, d, 0, 4, 1, 5), bd_high = __builtin_shufflevector(b, d, 2, 6, 3, 7);
-    a = __builtin_shufflevector(ac_low, bd_low, 0, 4, 1, 5);
-    b = __builtin_shufflevector(ac_low, bd_low, 2, 6, 3, 7);
-    c = __builtin_shufflevector(ac_high, bd_high, 0, 4, 1, 5);
-    d = __builtin_shufflevector(ac_high, bd_high, 2, 6, 3, 7);
+    const Row ac_low = shuffled<0, 4, 1, 5>(a, c), ac_high = shuffled<2, 6, 3, 7>(a, c);
+    const Row bd_low = shuffled<0, 4, 1, 5>(b, d), bd_high = shuffled<2, 6, 3, 7>(b, d);
+    a = shuffled<0, 4, 1, 5>(ac_low, bd_low);
+    b = shuffled<2, 6, 3, 7>(ac_low, bd_low);
+    c = shuffled<0, 4, 1, 5>(ac_high, bd_high);
+    d = shuffled<2, 6, 3, 7>(ac_high, bd_high);
     std::memcpy(to, &a, sizeof(Row));
     std::memcpy(to + to_stride, &b, sizeof(Row));
     std::memcpy(to + 2 * to_stride, &c, sizeof(Row));
@@ -54,7 +54,7 @@ struct Square<double> {
     Row a, b;
     std::memcpy(&a, from, sizeof(Row));
     std::memcpy(&b, from + from_stride, sizeof(Row));
-    const Row first = __builtin_shufflevector(a, b, 0, 2), second = __builtin_shufflevector(a, b, 1, 3);
+    const Row first = shuffled<0, 2>(a, b), second = shuffled<1, 3>(a, b);
     std::memcpy(to, &first, sizeof(Row));
     std::memcpy(to + to_stride, &second, sizeof(Row));
   }

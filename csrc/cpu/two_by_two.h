@@ -5,6 +5,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "cpu/lanes.h"
 #include "cpu/runs.h"
 #include "ops/pooling.h"
 
@@ -53,7 +54,7 @@ struct TwoByTwo {
   }
   template <int kFirst, int... kLane>
   static Vector every_second(Vector a, Vector b, std::integer_sequence<int, kLane...>) {
-    return __builtin_shufflevector(a, b, (2 * kLane + kFirst)...);
+    return shuffled<(2 * kLane + kFirst)...>(a, b);
   }
   static void interleave(Vector even, Vector odd, C* to) {
     Values::store(to, zip<0>(even, odd, std::make_integer_sequence<int, kCount>()));
@@ -61,7 +62,7 @@ struct TwoByTwo {
   }
   template <int kFirst, int... kLane>
   static Vector zip(Vector even, Vector odd, std::integer_sequence<int, kLane...>) {
-    return __builtin_shufflevector(even, odd, (kFirst + kLane / 2 + kLane % 2 * kCount)...);
+    return shuffled<(kFirst + kLane / 2 + kLane % 2 * kCount)...>(even, odd);
   }
 };
 
