@@ -1,7 +1,6 @@
 // Around which number each channel's moments are taken (ops/moments.h).
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -21,14 +20,14 @@ template <class Element>
   return static_cast<double>(first);
 }
 
+constexpr int64_t kShiftsTogether = 64;
+
 // Of so many channels of `count` elements side by side; element(i): where number i of the first one lies.
 template <class Element>
 inline void shifts_across(int64_t channels, int64_t count, const Element& element, double* shifts) {
   using T = decltype(to_float(*element(0)));
-  constexpr int64_t kPiece = 64;
-  T first[kPiece], shift[kPiece];
-  for (int64_t begin = 0; begin < channels; begin += kPiece) {
-    const int64_t width = std::min(kPiece, channels - begin);
+  const auto take = [&](int64_t begin, auto width) {
+    T first[kShiftsTogether], shift[kShiftsTogether];
     const auto* from = element(0) + begin;
     for (int64_t i = 0; i < width; ++i) first[i] = shift[i] = to_float(from[i]);
     if constexpr (std::is_same_v<T, float>)
@@ -37,7 +36,11 @@ inline void shifts_across(int64_t channels, int64_t count, const Element& elemen
         for (int64_t i = 0; i < width; ++i) shift[i] = far_apart(to_float(from[i]), first[i]) ? 0 : shift[i];
       }
     for (int64_t i = 0; i < width; ++i) shifts[begin + i] = static_cast<double>(shift[i]);
-  }
+  };
+  int64_t begin = 0;
+  for (; begin + kShiftsTogether <= channels; begin += kShiftsTogether)
+    take(begin, std::integral_constant<int64_t, kShiftsTogether>{});
+  if (begin < channels) take(begin, channels - begin);
 }
 
 // Of channels [begin, end).
