@@ -109,7 +109,7 @@ class Moments(NamedTuple):
 
 def shift_of(x: np.ndarray, kind: type) -> np.ndarray:
     """What each channel's deviations are taken from; x: (outer, channels, inner), arithmetic in ``kind``."""
-    first = x[0, :, 0].astype(kind)
+    first: np.ndarray = x[0, :, 0].astype(kind)
     if kind is np.float64:
         return first
     outer, channels, inner = x.shape
