@@ -7,11 +7,12 @@ import pytest
 
 import kitae
 from kitae.bench.cases.row import dtype_named
+from shifted_channels import CONSTANT, SEQUENCES, channels_about_shifts
 from test_backends_agree import assert_same_bits
 from test_cuda_boundary import cuda as cupy_module
 from test_cuda_boundary import on_device
 from test_cuda_simulated import cuda
-from test_cuda_simulated_normalization import CONSTANT, DTYPES, SEQUENCES, channels_about_shifts
+from test_cuda_simulated_normalization import DTYPES
 
 __all__ = ["cuda", "cupy_module"]  # fixtures
 

@@ -13,6 +13,7 @@ import simulated
 from kitae import _dispatch
 from kitae.bench.cases import CASES, Case, Size
 from kitae.bench.cases.row import dtype_named
+from shifted_channels import CHANNEL_LAYOUTS, CONSTANT, SEQUENCES, arranged_channels, channels_about_shifts
 from test_backends_agree import assert_same_bits, run
 from test_cuda_boundary import cuda as cupy_module
 from test_cuda_boundary import on_device
@@ -150,37 +151,8 @@ def test_clusters_of_sixteen(cuda: ModuleType, rng: np.random.Generator, monkeyp
             assert_same_bits(value, reference, str(shape))
 
 
-#: (outer, inner), elements of a channel: fewer than samples, one after the other, on either side of 256, steps from row
-#: to row, several chunks.
-SEQUENCES = ((1, 1), (2, 2), (1, 7), (5, 51), (4, 64), (7, 50), (700, 1), (3, 700), (2, 4200))
-CONSTANT, AT_QUARTER = 2, 7  # of channels_about_shifts
-
-
-def channels_about_shifts(count: int, rng: np.random.Generator) -> np.ndarray:
-    """(channels, count), whose sums are taken from 0, from the first element, from the mean: csrc/ops/moments.h."""
-    noise = rng.standard_normal((13, count))
-    last_sample = (min(count, 8) - 1) * (1 if count < 256 else count // 8)
-    x = noise.copy()
-    x[1] += 1000
-    x[CONSTANT] = 3.25
-    x[3, 0] = 0
-    x[4] += 1000  # but for one sample
-    x[4, last_sample] = 5
-    x[5] += 1000  # but for one that is none
-    x[5, min(last_sample + 1, count - 1)] = 5
-    x[6] = 1024 + np.abs(noise[6])
-    x[AT_QUARTER] = x[6]
-    x[6:8, 0] = 1024
-    x[6, last_sample], x[AT_QUARTER, last_sample] = 1272, 1280
-    x[8] = 5000 + noise[8]
-    x[9, 0], x[10, 0], x[11, 0] = np.nan, np.inf, -0.0
-    x[12] += 1000
-    x[12, last_sample] = np.nan
-    return x
-
-
 @pytest.mark.parametrize("path", ["streaming", "", "resident2", "grid3"])
-@pytest.mark.parametrize("layout", ["channels first", "channels last", "two axes"])
+@pytest.mark.parametrize("layout", CHANNEL_LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_sums_are_taken_from(
     dtype: str, layout: str, path: str, cuda: ModuleType, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
@@ -188,15 +160,9 @@ def test_what_sums_are_taken_from(
     """Float64 parameters have gradients in which every bit of the sums is seen."""
     monkeypatch.setenv("KITAE_CUDA_BATCH_NORM", path)
     for outer, inner in SEQUENCES:
-        values = channels_about_shifts(outer * inner, rng).astype(dtype_named(dtype))
-        of_channels = values.reshape(-1, outer, inner, 1)
-        if layout == "channels first":
-            x = np.ascontiguousarray(of_channels.transpose(1, 0, 2, 3))
-        else:
-            x = np.ascontiguousarray(of_channels.transpose(1, 2, 3, 0))
-            x = x.reshape(-1, len(values)) if layout == "two axes" else x
-        axis = 1 if layout == "channels first" else x.ndim - 1
-        gamma, beta = rng.standard_normal((2, len(values)))
+        x, axis = arranged_channels(channels_about_shifts(outer * inner, rng), outer, inner, layout)
+        x = x.astype(dtype_named(dtype))
+        gamma, beta = rng.standard_normal((2, x.shape[axis]))
         dout = rng.standard_normal(x.shape).astype(x.dtype)
 
         def call(
