@@ -73,21 +73,21 @@ struct StatisticsArray {
 template <class S>
 KITAE_DEVICE double channel_shift(const S* x, const ChannelSizes& sizes, int64_t channel) {
   using T = Compute<S>;
-  const T first = widen(x[channel * sizes.inner]);
+  int64_t index = channel * sizes.inner;
+  const T first = widen(x[index]);
   bool far = false;
   if constexpr (sizeof(T) < sizeof(double)) {
-    const int64_t step = sample_step(sizes.count()), samples = sample_count(sizes.count());
-    const int64_t rows = step / sizes.inner, columns = step % sizes.inner;
-    int64_t row = 0, column = 0;
+    const int64_t step = sample_step(sizes.count());
+    const int samples = static_cast<int>(sample_count(sizes.count()));
+    const int64_t rows = sizes.adjacent() ? step : step / sizes.inner, columns = step - rows * sizes.inner;
+    const int64_t others = (sizes.channels - 1) * sizes.inner;  // from a row's end to the next one's begin
+    int64_t column = 0;
 #pragma unroll
     for (int k = 1; k < kShiftSamples; ++k) {
-      row += rows;
-      column += columns;
-      if (column >= sizes.inner) {
-        ++row;
-        column -= sizes.inner;
-      }
-      const T sample = k < samples ? widen(x[(row * sizes.channels + channel) * sizes.inner + column]) : first;
+      const bool wraps = (column += columns) >= sizes.inner;
+      if (wraps) column -= sizes.inner;
+      index += step + (wraps ? rows + 1 : rows) * others;
+      const T sample = k < samples ? widen(x[index]) : first;
       far |= k < samples && far_apart(sample, first);
     }
   }
