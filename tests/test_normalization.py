@@ -271,7 +271,7 @@ def test_what_sums_are_taken_from(rng: np.random.Generator, dtype: Any, layout: 
 
 
 def test_variance_costs_what_moments_promise(rng: np.random.Generator) -> None:
-    """Of n elements at most n (from the first) or 66 n (from 0) variances cancel; sums round 256 + 4 + n / 4096 times."""
+    """Of n elements at most n (from x0) or 66 n (from 0) variances cancel; sums round 256 + 4 + n / 4096 times."""
     n = 1 << 16
     x = rng.standard_normal((n, 40)).astype(np.float32)
     x[:, :20] += np.repeat([0.0, 0.5, 1, 2, 3, 5, 30, 1e3, 1e5, 1e7], 2).astype(np.float32)

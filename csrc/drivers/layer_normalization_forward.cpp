@@ -161,8 +161,7 @@ struct Forward {
     bool finite = true;
     if (sums) {
       alignas(64) double row_shifts[cpu::kMostShortRows], sum[cpu::kMostShortRows], squares[cpu::kMostShortRows];
-      cpu::shifts_across(
-          stride, columns, [&](int64_t column) { return tile + column * stride; }, row_shifts);
+      cpu::shifts_across(stride, columns, [&](int64_t column) { return tile + column * stride; }, row_shifts);
       cpu::sum_short_rows<DeviationTerms>(
           stride, columns, row_shifts,
           [&](int64_t column, int64_t i, cpu::Lanes::Vector(&input)[1])
