@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 import kitae
+from kitae.bench.cases.row import dtype_named
+from shifted_channels import CONSTANT, SEQUENCES, channels_about_shifts
 from test_backends_agree import assert_same_bits
 from test_cuda_boundary import cuda as cupy_module
 from test_cuda_boundary import on_device
 from test_cuda_simulated import cuda
+from test_cuda_simulated_normalization import DTYPES
 
 __all__ = ["cuda", "cupy_module"]  # fixtures
 
@@ -39,6 +42,23 @@ def test_other_rules_as_the_reference(rule: str, cuda: ModuleType, rng: np.rando
     for one, other in zip(*results, strict=True):
         assert_same_bits(one, other, rule)
     assert cuda.check() is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_sums_are_taken_from(dtype: str, cuda: ModuleType, rng: np.random.Generator) -> None:
+    for outer, inner in SEQUENCES:
+        x = channels_about_shifts(outer * inner, rng).astype(dtype_named(dtype))
+        gamma, beta = rng.standard_normal((2, x.shape[1]))
+        dout = rng.standard_normal(x.shape).astype(x.dtype)
+        results = []
+        for backend in ("reference", "cpu"):
+            with kitae.use_backend(backend):
+                y, saved = kitae.layer_norm(x, gamma, beta, nonfinite="propagate")
+                results.append((y, saved.mean, saved.inv_std, *kitae.layer_norm_backward(dout, saved)))
+        for one, other in zip(*results, strict=True):
+            assert_same_bits(one, other, f"{x.shape[1]} columns")
+        constant = beta if dtype == "float64" else beta.astype(np.float32)
+        assert (results[1][0][CONSTANT] == constant.astype(x.dtype)).all()
 
 
 @pytest.mark.parametrize("scale", [1e300, 1e-300, 1e170])

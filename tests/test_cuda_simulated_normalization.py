@@ -13,6 +13,7 @@ import simulated
 from kitae import _dispatch
 from kitae.bench.cases import CASES, Case, Size
 from kitae.bench.cases.row import dtype_named
+from shifted_channels import CHANNEL_LAYOUTS, CONSTANT, SEQUENCES, arranged_channels, channels_about_shifts
 from test_backends_agree import assert_same_bits, run
 from test_cuda_boundary import cuda as cupy_module
 from test_cuda_boundary import on_device
@@ -148,6 +149,38 @@ def test_clusters_of_sixteen(cuda: ModuleType, rng: np.random.Generator, monkeyp
         expected, got = _both(partial(_trained, x), cuda, monkeypatch)
         for value, reference in zip(got, expected, strict=True):
             assert_same_bits(value, reference, str(shape))
+
+
+@pytest.mark.parametrize("path", ["streaming", "", "resident2", "grid3"])
+@pytest.mark.parametrize("layout", CHANNEL_LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_sums_are_taken_from(
+    dtype: str, layout: str, path: str, cuda: ModuleType, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Float64 parameters have gradients in which every bit of the sums is seen."""
+    monkeypatch.setenv("KITAE_CUDA_BATCH_NORM", path)
+    for outer, inner in SEQUENCES:
+        x, axis = arranged_channels(channels_about_shifts(outer * inner, rng), outer, inner, layout)
+        x = x.astype(dtype_named(dtype))
+        gamma, beta = rng.standard_normal((2, x.shape[axis]))
+        dout = rng.standard_normal(x.shape).astype(x.dtype)
+
+        def call(
+            x: np.ndarray = x, dout: np.ndarray = dout, axis: int = axis, gamma: Any = gamma, beta: Any = beta
+        ) -> list[np.ndarray]:
+            y, saved = kitae.batch_norm(
+                x, gamma, beta, None, None, training=True, axis=axis, nonfinite="propagate", out=np.empty_like(x)
+            )
+            return [y, saved.mean, saved.inv_std, *kitae.batch_norm_backward(dout, saved)]
+
+        with monkeypatch.context() as context:
+            expected, got = _both(call, cuda, context)
+        for name, value, reference in zip(
+            ("y", "mean", "inv_std", "dx", "dgamma", "dbeta"), got, expected, strict=True
+        ):
+            assert_same_bits(value, reference, f"{name}, ({outer}, {inner})")
+        constant = np.float32(beta[CONSTANT]) if x.dtype != np.float64 else beta[CONSTANT]
+        assert (np.take(got[0], CONSTANT, axis) == np.asarray(constant).astype(x.dtype)).all()
 
 
 def _trained(x: np.ndarray, **options: Any) -> list[np.ndarray]:

@@ -11,6 +11,7 @@ import kitae
 from conftest import THREAD_COUNTS
 from guard_bands import Guarded
 from kitae.nn import Dense, Sequential
+from shifted_channels import SEQUENCES, channels_about_shifts
 from test_backends_agree import assert_same_bits
 
 DTYPES = (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)
@@ -23,6 +24,21 @@ def rng() -> np.random.Generator:
 
 
 # ---- layer normalization
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
+def test_what_sums_are_taken_from(rng: np.random.Generator, dtype: Any) -> None:
+    for outer, inner in SEQUENCES:
+        x = channels_about_shifts(outer * inner, rng).astype(dtype)
+        gamma, beta = rng.standard_normal((2, x.shape[1]))
+        dout = rng.standard_normal(x.shape).astype(x.dtype)
+        results = []
+        for backend in BACKENDS:
+            with kitae.use_backend(backend):
+                y, saved = kitae.layer_norm(x, gamma, beta, nonfinite="propagate")
+                results.append((y, saved.mean, saved.inv_std, *kitae.layer_norm_backward(dout, saved)))
+        for one, other in zip(*results, strict=True):
+            assert_same_bits(other, one, f"{x.shape[1]} columns")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

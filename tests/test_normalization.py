@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import kitae
 from guard_bands import Guarded
 from kitae import _dispatch
+from shifted_channels import CHANNEL_LAYOUTS, SEQUENCES, arranged_channels, channels_about_shifts
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 
@@ -244,7 +245,50 @@ def test_every_instruction_set_has_the_same_bits(run_python: Callable[..., str])
     assert len({digest for _, digest in results.values()}) == 1
 
 
+@pytest.mark.parametrize("layout", CHANNEL_LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: np.dtype(dtype).name)
+def test_what_sums_are_taken_from(rng: np.random.Generator, dtype: Any, layout: str) -> None:
+    """Float64 parameters have gradients in which every bit of the sums is seen."""
+    for (outer, inner), activation in itertools.product(SEQUENCES, (None, "relu")):
+        x, axis = arranged_channels(channels_about_shifts(outer * inner, rng), outer, inner, layout)
+        x, dout = x.astype(dtype), rng.standard_normal(x.shape).astype(dtype)
+        gamma, beta = rng.standard_normal((2, x.shape[axis]))
+        results = []
+        for backend in ("reference", "cpu"):
+            with kitae.use_backend(backend):
+                y, saved = kitae.batch_norm(
+                    x, gamma, beta, None, None, training=True, axis=axis, nonfinite="propagate", activation=activation
+                )
+                results.append((y, saved.mean, saved.inv_std, *kitae.batch_norm_backward(dout, saved)))
+        names = ("y", "mean", "inv_std", "dx", "dgamma", "dbeta")
+        for name, one, other in zip(names, *results, strict=True):
+            np.testing.assert_array_equal(
+                other.astype(np.float64), one.astype(np.float64), f"{name}, ({outer}, {inner}), {activation}"
+            )
+
+
 # ---- values
+
+
+def test_variance_costs_what_moments_promise(rng: np.random.Generator) -> None:
+    """Of n elements at most n (from x0) or 66 n (from 0) variances cancel; sums round 256 + 4 + n / 4096 times."""
+    n = 1 << 16
+    x = rng.standard_normal((n, 40)).astype(np.float32)
+    x[:, :20] += np.repeat([0.0, 0.5, 1, 2, 3, 5, 30, 1e3, 1e5, 1e7], 2).astype(np.float32)
+    x[:, 20:] = rng.uniform(0.1, 1, 20)
+    x[n // 8 * rng.integers(1, 8, 20), range(20, 40)] *= np.tile([1.2, 1.26, 0.74, 0.5, -3], 4).astype(np.float32)
+    wide = x.astype(np.longdouble)
+    variance = np.square(wide - wide.mean(0)).mean(0)
+    samples = x[:: n // 8]
+    far = (np.abs(samples[1:] - samples[0]) >= np.abs(samples[0]) / 4).any(0)
+    cancels = np.square(wide - np.where(far, 0, wide[0])).mean(0) / variance
+    assert far[:10].all()
+    assert (~far[14:20]).all()
+    assert (far[20:] == np.tile([False, True, True, True, True], 4)).all()
+    assert (cancels <= 1 + np.where(far, 66, 1) * n).all()
+    _, saved = kitae.batch_norm(x, None, None, None, None, training=True, eps=0)
+    error = np.abs(saved.inv_std.astype(np.longdouble) ** -2 - variance) / variance
+    assert (error <= 2 * (260 + n / 4096) * 2.0**-53 * cancels).all()
 
 
 @pytest.mark.parametrize("mean", [0.0, 1e3, 1e4, 1e5, 1e6])

@@ -207,4 +207,26 @@ struct Lanes {
   }
 };
 
+// Whether every number is +0.
+inline bool all_zero(const double* values, int64_t count) {
+  uint64_t bits = 0;
+  for (int64_t i = 0; i < count; ++i) bits |= bit_cast<uint64_t>(values[i]);
+  return bits == 0;
+}
+
+// To both sums is added what Op makes of the inputs. kFloats: they are floats.
+template <class Op, bool kFloats>
+[[gnu::always_inline]] inline void add_terms(Lanes::Vector& first, Lanes::Vector& second,
+                                             const Lanes::Vector (&input)[Op::kInputs],
+                                             const Lanes::Vector& parameter) {
+  if constexpr (kFloats && std::is_same_v<Op, ProductTerms<Op::kInputs>>) {
+    first += input[0];
+    second = Lanes::add_product_of_floats(second, input[0], input[Op::kInputs - 1]);
+  } else {
+    const Terms<Lanes::Vector> terms = Op::of(input, parameter);
+    first += terms.first;
+    second += terms.second;
+  }
+}
+
 }  // namespace kitae::cpu

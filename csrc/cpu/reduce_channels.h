@@ -52,9 +52,9 @@ class Accumulators {
   // Sixteen elements of each input.
   void add(const T* const (&from)[Op::kInputs]) {
     each_part([&](auto part) {
-      const Terms<Vector> terms = terms_of(part, from);
-      first_[part()] += terms.first;
-      second_[part()] += terms.second;
+      Vector values[Op::kInputs];
+      load(part, from, values);
+      add_terms<Op, std::is_same_v<Compute<T>, float>>(first_[part()], second_[part()], values, parameter_[part()]);
     });
   }
   // The first `count` of them; the others add +0, whatever they hold.
@@ -64,7 +64,9 @@ class Accumulators {
     each_part([&](auto part) {
       Bits kept;
       std::memcpy(&kept, kKept + kLanes - count + part() * Lanes::kWidth, sizeof(kept));
-      const Terms<Vector> terms = terms_of(part, from);
+      Vector values[Op::kInputs];
+      load(part, from, values);
+      const Terms<Vector> terms = Op::of(values, parameter_[part()]);
       first_[part()] += reinterpret_cast<Vector>(reinterpret_cast<Bits>(terms.first) & kept);
       second_[part()] += reinterpret_cast<Vector>(reinterpret_cast<Bits>(terms.second) & kept);
     });
@@ -80,8 +82,7 @@ class Accumulators {
     each_of(std::make_integer_sequence<int, kParts>{}, f);
   }
   template <class At>
-  Terms<Vector> terms_of(At part, const T* const (&from)[Op::kInputs]) const {
-    Vector values[Op::kInputs];
+  void load(At part, const T* const (&from)[Op::kInputs], Vector (&values)[Op::kInputs]) const {
     constexpr int kAt = part() * Lanes::kWidth;
     if constexpr (Gate::kOpen) {
       values[0] = Lanes::load_part(from[0] + kAt);
@@ -91,7 +92,6 @@ class Accumulators {
       values[0] = Lanes::widened(gate_(Lanes::load_stored(from[0] + kAt), second, bound_[part()], sign_[part()]));
       values[1] = Lanes::widened(second);
     }
-    return Op::of(values, parameter_[part()]);
   }
 
   Vector first_[kParts], second_[kParts], parameter_[kParts];
@@ -464,6 +464,21 @@ struct RowsReader {
 
 }  // namespace detail
 
+namespace detail {
+
+// Op::OfZeros, with which floats are summed where no parameter is anything but 0.
+template <class Op, class T, class = void>
+struct OfZeros {
+  static constexpr bool kKnown = false;
+};
+template <class Op>
+struct OfZeros<Op, float, std::void_t<typename Op::OfZeros>> {
+  static constexpr bool kKnown = true;
+  using Type = typename Op::OfZeros;
+};
+
+}  // namespace detail
+
 // Both sums of chunk `chunk` for channels [begin, end). `parameters`, `first` and `second` start at channel `begin` and
 // are padded to whole lanes. read(tile, next, tiles) fills in where the inputs of a tile are, T its elements; `next`
 // comes after it. With read.columns the tiles are those of as_columns(sizes), and read.prepare(channel, count) comes
@@ -473,6 +488,10 @@ struct RowsReader {
 template <class Op, class T, class Read>
 inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, bool last_chunk, int64_t begin, int64_t end,
                       const double* parameters, Read&& read, double* first, double* second) {
+  if constexpr (detail::OfZeros<Op, T>::kKnown)
+    if (all_zero(parameters, end - begin))
+      return sum_chunk<typename detail::OfZeros<Op, T>::Type, T>(sizes, chunk, last_chunk, begin, end, parameters, read,
+                                                                 first, second);
   using Stored = typename detail::StoredOf<std::decay_t<Read>>::Type;
   const Region part = region_of_chunk(sizes, chunk, begin);
   if constexpr (kInPlace<Stored>) {
@@ -499,6 +518,9 @@ inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, bool last_chunk,
 template <class Op, class T, class Read>
 inline void sum_channels(const ChannelSizes& sizes, int64_t begin, int64_t end, const double* parameters, Read&& read,
                          double* first, double* second) {
+  if constexpr (detail::OfZeros<Op, T>::kKnown)
+    if (all_zero(parameters, end - begin))
+      return sum_channels<typename detail::OfZeros<Op, T>::Type, T>(sizes, begin, end, parameters, read, first, second);
   alignas(64) double chunk_first[kBlockChannels], chunk_second[kBlockChannels];
   const int64_t chunks = ChannelChunks(sizes).count;
   using Stored = typename detail::StoredOf<std::decay_t<Read>>::Type;

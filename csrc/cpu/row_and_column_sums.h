@@ -22,10 +22,8 @@ class RowAndColumnSums {
   using Vector = Lanes::Vector;
   using Part = cpu::Part<T>;
 
-  [[gnu::always_inline]] RowAndColumnSums(const double* means, const NormalizeRow<T>* steps) {
+  [[gnu::always_inline]] explicit RowAndColumnSums(const NormalizeRow<T>* steps) {
     each<kRows>([&](auto k) __attribute__((always_inline)) {
-      mean_[k()] = means[k()] - Vector{};  // + would turn -0 into +0
-      if constexpr (!kColumns) return;
       const auto row = steps[k()].normalize;
       normalize_[k()].normalize = {row.center - Part{}, row.gain - Part{}, row.gain_low - Part{}, row.shift - Part{}};
     });
@@ -46,15 +44,14 @@ class RowAndColumnSums {
       each<kRows>([&](auto k) __attribute__((always_inline)) {
         const Part of_dout = Lanes::load_stored(dout + k() * dout_stride + kAt),
                    of_x = Lanes::load_stored(x + k() * x_stride + kAt);
+        const Vector xhat = Lanes::widened(normalize_[k()].xhat(of_x));
         if constexpr (kWanted != Wanted::of_columns) {
-          const Vector row[2] = {Lanes::widened(RowGradient<Part>::through(of_dout, gain)), Lanes::widened(of_x)};
-          sums_.template add<kWhole>(k, part, GradientTerms::of(row, mean_[k()]), count);
+          const Vector row[2] = {Lanes::widened(RowGradient<Part>::through(of_dout, gain)), xhat};
+          sums_.template add<kWhole, LayerGradientTerms, T>(k, part, row, Vector{}, count);
         }
         if constexpr (kColumns) {
-          const Vector column[2] = {Lanes::widened(of_dout), Lanes::widened(normalize_[k()].xhat(of_x))};
-          first += column[0];
-          second = std::is_same_v<T, float> ? Lanes::add_product_of_floats(second, column[0], column[1])
-                                            : second + column[0] * column[1];
+          const Vector column[2] = {Lanes::widened(of_dout), xhat};
+          add_terms<LayerGradientTerms, std::is_same_v<T, float>>(first, second, column, Vector{});
         }
       });
       if constexpr (kColumns) {
@@ -70,7 +67,6 @@ class RowAndColumnSums {
   static constexpr bool kColumns = kWanted != Wanted::of_rows;
 
   RowSums<kRows> sums_;
-  Vector mean_[kRows];
   NormalizeRow<Part> normalize_[kRows];
 };
 
@@ -94,13 +90,13 @@ struct GradientRows {
   }
 };
 
-// Of `columns` <= kChunk elements of kRows rows: the rows' sums of g and g (x - mean), and to the columns' are added
-// dout and dout xhat. gamma and the columns' sums are padded to whole lanes; `means` and `steps` are the rows'.
+// Of `columns` <= kChunk elements of kRows rows: the rows' sums of g and g xhat, and to the columns' are added dout and
+// dout xhat. gamma and the columns' sums are padded to whole lanes; `steps` are the rows'.
 template <int kRows, Wanted kWanted, class T>
 [[gnu::noinline]] void sum_rows_and_columns(const GradientRows<T>& from, int64_t columns, const T* gamma,
-                                            const double* means, const NormalizeRow<T>* steps, double* sums,
-                                            double* products, double* column_sums, double* column_products) {
-  detail::RowAndColumnSums<kRows, kWanted, T> rows(means, steps);
+                                            const NormalizeRow<T>* steps, double* sums, double* products,
+                                            double* column_sums, double* column_products) {
+  detail::RowAndColumnSums<kRows, kWanted, T> rows(steps);
   const T *dout = from.dout, *x = from.x;
   const int64_t stride = from.stride;
   const Ahead dout_ahead = from.dout_ahead, x_ahead = from.x_ahead;
@@ -125,9 +121,9 @@ template <int kRows, Wanted kWanted, class T>
 
 namespace detail {
 
-template <int kParts, class T>
-[[gnu::noinline]] void sum_down_short_rows(const T* dout, const T* x, int64_t rows, int64_t columns,
-                                           const NormalizeRow<T>* steps, double* sums, double* products) {
+template <int kParts, class T, class Steps>
+[[gnu::noinline]] void sum_down_short_rows(const T* dout, const T* x, int64_t rows, int64_t columns, const Steps& steps,
+                                           double* sums, double* products) {
   using Vector = Lanes::Vector;
   using Part = cpu::Part<T>;
   Vector first[kParts], second[kParts];
@@ -140,21 +136,19 @@ template <int kParts, class T>
     const NormalizeRow<Part> normalize{
         {row.center - Part{}, row.gain - Part{}, row.gain_low - Part{}, row.shift - Part{}}};
     each<kParts>([&](auto part) __attribute__((always_inline)) {
-      const Vector dout_wide = Lanes::load_part(of_dout + part() * Lanes::kWidth);
-      const Vector xhat = Lanes::widened(normalize.xhat(Lanes::load_stored(of_x + part() * Lanes::kWidth)));
-      first[part()] += dout_wide;
-      second[part()] = std::is_same_v<T, float> ? Lanes::add_product_of_floats(second[part()], dout_wide, xhat)
-                                                : second[part()] + dout_wide * xhat;
+      const Vector column[2] = {Lanes::load_part(of_dout + part() * Lanes::kWidth),
+                                Lanes::widened(normalize.xhat(Lanes::load_stored(of_x + part() * Lanes::kWidth)))};
+      add_terms<LayerGradientTerms, std::is_same_v<T, float>>(first[part()], second[part()], column, Vector{});
     });
   };
   const int64_t readable = rows * columns - kParts * Lanes::kWidth;  // where whole vectors may still be read
   int64_t row = 0;
-  for (; row < rows && row * columns <= readable; ++row) add(dout + row * columns, x + row * columns, steps[row]);
+  for (; row < rows && row * columns <= readable; ++row) add(dout + row * columns, x + row * columns, steps(row));
   for (; row < rows; ++row) {
     T of_dout[kLanes] = {}, of_x[kLanes] = {};
     std::copy(dout + row * columns, dout + (row + 1) * columns, of_dout);
     std::copy(x + row * columns, x + (row + 1) * columns, of_x);
-    add(of_dout, of_x, steps[row]);
+    add(of_dout, of_x, steps(row));
   }
   each<kParts>([&](auto part) __attribute__((always_inline)) {
     std::memcpy(sums + part() * Lanes::kWidth, &first[part()], sizeof(Vector));
@@ -165,10 +159,10 @@ template <int kParts, class T>
 }  // namespace detail
 
 // To the columns' sums are added dout and dout xhat of rows of at most kLanes elements, which follow each other;
-// nothing behind the last is read. The sums are padded to whole lanes.
-template <class T>
-void sum_down_short_rows(const T* dout, const T* x, int64_t rows, int64_t columns, const NormalizeRow<T>* steps,
-                         double* sums, double* products) {
+// nothing behind the last is read. The sums are padded to whole lanes; steps(row) is a row's NormalizeRow<T>.
+template <class T, class Steps>
+void sum_down_short_rows(const T* dout, const T* x, int64_t rows, int64_t columns, const Steps& steps, double* sums,
+                         double* products) {
   detail::each<Lanes::kParts>([&](auto less) __attribute__((always_inline)) {
     if ((columns - 1) / Lanes::kWidth == less())
       detail::sum_down_short_rows<less() + 1>(dout, x, rows, columns, steps, sums, products);

@@ -47,12 +47,17 @@ template <int kRows>
 struct RowSums {
   Lanes::Vector first[kRows][Lanes::kParts] = {}, second[kRows][Lanes::kParts] = {};
 
-  // Of the lanes the first `count` count.
-  template <bool kWhole, class Row, class At>
-  [[gnu::always_inline]] void add(Row k, At at, Terms<Lanes::Vector> terms, int64_t count) {
-    if constexpr (!kWhole) terms = kept(terms, at, count);
-    first[k()][at()] += terms.first;
-    second[k()][at()] += terms.second;
+  // What Op makes of inputs that were of type T; of the lanes the first `count` count.
+  template <bool kWhole, class Op, class T, class Row, class At>
+  [[gnu::always_inline]] void add(Row k, At at, const Lanes::Vector (&input)[Op::kInputs],
+                                  const Lanes::Vector& parameter, int64_t count) {
+    if constexpr (kWhole) {
+      add_terms<Op, std::is_same_v<T, float>>(first[k()][at()], second[k()][at()], input, parameter);
+    } else {
+      const Terms<Lanes::Vector> terms = kept(Op::of(input, parameter), at, count);
+      first[k()][at()] += terms.first;
+      second[k()][at()] += terms.second;
+    }
   }
   [[gnu::always_inline]] void fold(double* firsts, double* seconds) const {
     each<kRows>([&](auto k) __attribute__((always_inline)) {
@@ -110,7 +115,7 @@ template <int kRows, class Op, class T>
     detail::each<kRows>([&](auto k) __attribute__((always_inline)) {
       detail::each<Lanes::kParts>([&](auto part) __attribute__((always_inline)) {
         const Vector input[1] = {Lanes::load_part(from + k() * stride + part() * Lanes::kWidth)};
-        sums.template add<whole()>(k, part, Op::of(input, parameter[k()]), count);
+        sums.template add<whole(), Op, T>(k, part, input, parameter[k()], count);
       });
     });
   };

@@ -69,6 +69,31 @@ struct StatisticsArray {
 
 // ---- forward
 
+// What a channel's deviations are taken from (ops/moments.h). No load waits for another one.
+template <class S>
+KITAE_DEVICE double channel_shift(const S* x, const ChannelSizes& sizes, int64_t channel) {
+  using T = Compute<S>;
+  int64_t index = channel * sizes.inner;
+  const T first = widen(x[index]);
+  bool far = false;
+  if constexpr (sizeof(T) < sizeof(double)) {
+    const int64_t step = sample_step(sizes.count());
+    const int samples = static_cast<int>(sample_count(sizes.count()));
+    const int64_t rows = sizes.adjacent() ? step : step / sizes.inner, columns = step - rows * sizes.inner;
+    const int64_t others = (sizes.channels - 1) * sizes.inner;  // from a row's end to the next one's begin
+    int64_t column = 0;
+#pragma unroll
+    for (int k = 1; k < kShiftSamples; ++k) {
+      const bool wraps = (column += columns) >= sizes.inner;
+      if (wraps) column -= sizes.inner;
+      index += step + (wraps ? rows + 1 : rows) * others;
+      const T sample = k < samples ? widen(x[index]) : first;
+      far |= k < samples && far_apart(sample, first);
+    }
+  }
+  return far ? 0 : static_cast<double>(first);
+}
+
 template <class S>
 struct DeviationSource {
   using Op = DeviationTerms;
@@ -79,7 +104,7 @@ struct DeviationSource {
     double parameter;
   };
   const S* x;
-  int64_t inner;
+  ChannelSizes sizes;
   uint64_t* bad;
 
   // The first kernel of the call, so it is the one to begin the call's verdict.
@@ -87,7 +112,7 @@ struct DeviationSource {
     if (global_thread() == 0) *bad = 0;
   }
   KITAE_DEVICE bool wanted(int64_t) const { return true; }
-  KITAE_DEVICE Channel channel(int64_t index) const { return {static_cast<double>(widen(x[index * inner]))}; }
+  KITAE_DEVICE Channel channel(int64_t index) const { return {channel_shift(x, sizes, index)}; }
   KITAE_DEVICE Raw load(const Place& place) const { return {x[place.index]}; }
   KITAE_DEVICE void value(const Raw& raw, const Channel&, double (&inputs)[1]) const {
     inputs[0] = static_cast<double>(widen(raw.x));
@@ -120,8 +145,8 @@ struct BatchResult {
   KITAE_DEVICE bool finite() const { return is_finite(statistics.mean) && is_finite(statistics.inv_std); }
 };
 
-KITAE_DEVICE BatchResult batch_result(double first_element, const Sums& sums, double count, double eps) {
-  const Moments m = moments(first_element, sums.first, sums.second, count);
+KITAE_DEVICE BatchResult batch_result(double shift, const Sums& sums, double count, double eps) {
+  const Moments m = moments(shift, sums.first, sums.second, count);
   const double inv_std = m.finite() ? inverse_deviation(m.variance, eps) : bit_cast<double>(0x7ff8000000000000ull);
   return {{m.mean, m.mean_low, inv_std}, m.variance};
 }
@@ -301,7 +326,7 @@ struct BackwardCall {
   template <class T>
   KITAE_DEVICE InputGradient<T> finish(int64_t channel, const Sums& sums, bool write) const {
     const ChannelStatistics s = statistics.read(channel);
-    const double slope = count > 0 ? gamma_gradient(s, sums.first, sums.second) : 0;
+    const double slope = count > 0 ? gamma_gradient<T>(s, sums.first, sums.second) : 0;
     if (write) {
       dbeta.write(channel, sums.first);
       dgamma.write(channel, slope);

@@ -78,7 +78,7 @@ struct RowsCall {
 template <class S, bool kScaled>
 struct FinishForward {
   const S* x;
-  int64_t columns;
+  ChannelSizes rows;
   RowsCall call;
 
   KITAE_DEVICE bool wanted(int64_t row) const {
@@ -88,9 +88,9 @@ struct FinishForward {
       return true;
   }
   KITAE_DEVICE void operator()(int64_t row, const Sums& sums) const {
-    const double first_element = static_cast<double>(cuda::widen(x[row * columns]));
-    const cuda::BatchResult result = kScaled ? cuda::batch_result_scaled(first_element, sums, call.count, call.eps)
-                                             : cuda::batch_result(first_element, sums, call.count, call.eps);
+    const double shift = cuda::channel_shift(x, rows, row);
+    const cuda::BatchResult result = kScaled ? cuda::batch_result_scaled(shift, sums, call.count, call.eps)
+                                             : cuda::batch_result(shift, sums, call.count, call.eps);
     call.statistics.write(row, result.statistics);
     call.batch[row] = result.statistics.mean;
     call.batch[call.rows() + row] = result.variance;
@@ -158,11 +158,11 @@ void forward(const LayerNormForward& call) {
       call.nonfinite};
   const S* const x = call.x.as<const S>();
   prepare_columns(call.gamma, call.beta, columns_table, call.columns, stream);
-  cuda::reduce_channels(rows, DeviationSource<S>{x, call.columns, device.bad},
-                        FinishForward<S, false>{x, call.columns, device}, sums, stream);
+  cuda::reduce_channels(rows, DeviationSource<S>{x, rows, device.bad}, FinishForward<S, false>{x, rows, device}, sums,
+                        stream);
   if constexpr (std::is_same_v<S, double>)
     cuda::reduce_channels(rows, ScaledDeviationSource{x, call.columns, device.batch, call.rows},
-                          FinishForward<S, true>{x, call.columns, device}, sums, stream);
+                          FinishForward<S, true>{x, rows, device}, sums, stream);
   cuda::for_each_row(call.rows, call.columns,
                      NormalizeStep<S>{x, call.out.as<S>(), columns_table, call.columns, device}, stream);
 }
@@ -172,29 +172,30 @@ void forward(const LayerNormForward& call) {
 template <class S>
 struct RowSource {
   using T = Compute<S>;
-  using Op = GradientTerms;
+  using Op = LayerGradientTerms;
   struct Raw {
     S dout, x;
     T gamma;
   };
   struct Channel {
     double parameter;
+    NormalizeRow<T> step;
   };
   const S *dout, *x;
   const T* gamma;
   int64_t columns;
-  const double* means;
+  StatisticsArray statistics;
 
   KITAE_DEVICE void begin() const {}
   KITAE_DEVICE bool wanted(int64_t) const { return true; }
-  KITAE_DEVICE Channel channel(int64_t row) const { return {means[row]}; }
+  KITAE_DEVICE Channel channel(int64_t row) const { return {0, NormalizeRow<T>::from(statistics.read(row))}; }
   KITAE_DEVICE Raw load(const cuda::Place& place) const {
     // With one column, rows lie side by side and count as columns.
     return {dout[place.index], x[place.index], gamma[columns == 1 ? 0 : place.column]};
   }
-  KITAE_DEVICE void value(const Raw& raw, const Channel&, double (&inputs)[2]) const {
+  KITAE_DEVICE void value(const Raw& raw, const Channel& row, double (&inputs)[2]) const {
     inputs[0] = static_cast<double>(RowGradient<T>::through(cuda::widen(raw.dout), raw.gamma));
-    inputs[1] = static_cast<double>(cuda::widen(raw.x));
+    inputs[1] = static_cast<double>(row.step.xhat(cuda::widen(raw.x)));
   }
 };
 
@@ -217,7 +218,7 @@ struct FinishRow {
 template <class S>
 struct ColumnSource {
   using T = Compute<S>;
-  using Op = ColumnTerms;
+  using Op = LayerGradientTerms;
   struct Raw {
     S dout, x;
     NormalizeRow<T> step;
@@ -283,7 +284,7 @@ void backward(const LayerNormBackward& call) {
   const S *const dout = call.dout.as<const S>(), *const x = call.x.as<const S>();
   if (call.rows > 0) {
     prepare_columns(call.gamma, {}, gamma, call.columns, stream);
-    cuda::reduce_channels(rows, RowSource<S>{dout, x, gamma, call.columns, call.statistics},
+    cuda::reduce_channels(rows, RowSource<S>{dout, x, gamma, call.columns, {call.statistics, call.rows}},
                           FinishRow<S>{{call.statistics, call.rows}, of_row, static_cast<double>(call.columns)}, sums,
                           stream);
   }

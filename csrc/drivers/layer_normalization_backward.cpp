@@ -21,7 +21,7 @@ struct Backward {
   using T = Compute<S>;
   const LayerNormBackward& call;
   const ChannelSizes rows, columns;       // the same elements: a row is a channel; a column is one
-  double *sums, *products;                // of g and g (x - mean), a row
+  double *sums, *products;                // of g and g xhat, a row
   double *column_sums, *column_products;  // of dout and dout xhat, a column
   T* gamma;
 
@@ -82,11 +82,11 @@ struct Backward {
                                       next_block<S>(call, dout(), at),
                                       next_block<S>(call, x(), at)};
       const Ahead next_dx = next_block<S>(call, call.dx.as<S>(), at);
-      if constexpr (kWanted != Wanted::of_rows) normalizations(call, row, end, steps);
+      normalizations(call, row, end, steps);
       for_each_group(row, end, [&](auto together, int64_t first) {
         cpu::sum_rows_and_columns<together(), kWanted>(from.after((first - row) * call.columns), call.columns, gamma,
-                                                       call.statistics + first, steps + (first - row), sums + first,
-                                                       products + first, of_columns, products_of_columns);
+                                                       steps + (first - row), sums + first, products + first,
+                                                       of_columns, products_of_columns);
       });
       store_piece(call.dx.as<S>() + at, count, dout_buffer,
                   [&](T* to) { write_block(douts, xs, to, row, end, next_dx); });
@@ -130,8 +130,8 @@ struct Backward {
       std::fill(of_chunk[0], of_chunk[2], 0.0);
       for_each_group(chunk, std::min(chunk + kRowsOfChunk, call.rows), [&](auto together, int64_t row) {
         cpu::sum_rows_and_columns<together(), Wanted::of_columns>(from.after(row * call.columns + begin), last - begin,
-                                                                  gamma + begin, call.statistics + row, steps + row,
-                                                                  nullptr, nullptr, of_chunk[0], of_chunk[1]);
+                                                                  gamma + begin, steps + row, nullptr, nullptr,
+                                                                  of_chunk[0], of_chunk[1]);
       });
       for (int64_t i = begin; i < last; ++i) {
         column_sums[i] += of_chunk[0][i - begin];
@@ -178,24 +178,27 @@ struct Backward {
   void take_short_rows(int64_t row, int64_t last, double* of_columns, double* products_of_columns) const {
     constexpr int64_t kBuffer = std::is_same_v<S, T> ? 1 : cpu::kTileElements;
     alignas(64) T dout_buffer[kBuffer], x_buffer[kBuffer], dout_tile[cpu::kTileElements], x_tile[cpu::kTileElements];
-    NormalizeRow<T> steps[cpu::kMostShortRows];
     const int64_t width = call.columns, count = last - row, stride = cpu::round_up(count, kLanes), at = row * width;
     const T* douts = load_piece(dout() + at, count * width, dout_buffer);
     const T* xs = load_piece(x() + at, count * width, x_buffer);
-    normalizations(call, row, last, steps);
-    cpu::sum_down_short_rows(douts, xs, count, width, steps, of_columns, products_of_columns);
+    ShortRows<T> steps;
+    steps.fill(call, row, last, stride);
+    cpu::sum_down_short_rows(
+        douts, xs, count, width, [&](int64_t i) __attribute__((always_inline)) { return steps(i); }, of_columns,
+        products_of_columns);
     const int64_t next = at + count * width;
     cpu::split_columns(douts, count, width, dout_tile, stride, rows_ahead(call, dout(), next));
     cpu::split_columns(xs, count, width, x_tile, stride, rows_ahead(call, x(), next));
-    alignas(64) double means[cpu::kMostShortRows], sum[cpu::kMostShortRows], product[cpu::kMostShortRows];
-    std::copy(call.statistics + row, call.statistics + last, means);
-    std::fill(means + count, means + stride, 0.0);
-    cpu::sum_short_rows<GradientTerms>(
-        stride, width, means,
+    alignas(64) double sum[cpu::kMostShortRows], product[cpu::kMostShortRows];
+    const double zeros[cpu::kMostShortRows] = {};
+    cpu::sum_short_rows<LayerGradientTerms>(
+        stride, width, zeros,
         [&](int64_t column, int64_t i, cpu::Lanes::Vector(&input)[2]) __attribute__((always_inline)) {
-          const cpu::Part<T> of_dout = cpu::Lanes::load_stored(dout_tile + column * stride + i);
-          input[0] = cpu::Lanes::widened(RowGradient<cpu::Part<T>>::through(of_dout, gamma[column] - cpu::Part<T>{}));
-          input[1] = cpu::Lanes::load_part(x_tile + column * stride + i);
+          using Part = cpu::Part<T>;
+          const auto load = [](const T* from) __attribute__((always_inline)) { return cpu::Lanes::load_stored(from); };
+          const Part of_dout = load(dout_tile + column * stride + i), of_x = load(x_tile + column * stride + i);
+          input[0] = cpu::Lanes::widened(RowGradient<Part>::through(of_dout, gamma[column] - Part{}));
+          input[1] = cpu::Lanes::widened(steps.template several<Part>(i, load).xhat(of_x));
         },
         sum, product);
     differentiate_tile(row, last, stride, sum, product, dout_tile, x_tile);
@@ -248,7 +251,7 @@ struct Backward {
   }
 
   void sum_columns() const {
-    cpu::reduce_and_map<ColumnTerms, T, ColumnReader<S>>(
+    cpu::reduce_and_map<LayerGradientTerms, T, ColumnReader<S>>(
         columns, 2 * sizeof(S), false,
         [](int64_t begin, int64_t end, double* numbers) { std::fill(numbers, numbers + (end - begin), 0.0); },
         [&] { return ColumnReader<S>(call, columns); },
@@ -260,12 +263,10 @@ struct Backward {
   }
 
   void sum_and_map_rows() const {
-    cpu::reduce_and_map<GradientTerms, T, RowReader<S>>(
+    cpu::reduce_and_map<LayerGradientTerms, T, RowReader<S>>(
         rows, 2 * sizeof(S), call.dx.data != call.dout.data,
-        [&](int64_t begin, int64_t end, double* numbers) {
-          std::copy(call.statistics + begin, call.statistics + end, numbers);
-        },
-        [&] { return RowReader<S>(rows, dout(), x(), gamma); },
+        [](int64_t begin, int64_t end, double* numbers) { std::fill(numbers, numbers + (end - begin), 0.0); },
+        [&] { return RowReader<S>(call, rows, gamma); },
         [&](int64_t begin, int64_t end, const double*, const double* first, const double* second) {
           std::copy(first, first + (end - begin), sums + begin);
           std::copy(second, second + (end - begin), products + begin);

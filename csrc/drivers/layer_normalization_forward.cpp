@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "cpu/channel_plan.h"
+#include "cpu/channel_shifts.h"
 #include "cpu/short_rows.h"
 #include "drivers/layer_normalization_rows.h"
 
@@ -42,12 +43,12 @@ struct Forward {
 
   // Whether all of these rows' statistics are finite; the squares' sums become variances. Loops without branches, as
   // batch norm's.
-  bool finish(int64_t begin, int64_t end, const double* first_elements, const double* sum, double* squares) const {
+  bool finish(int64_t begin, int64_t end, const double* row_shifts, const double* sum, double* squares) const {
     const double count = static_cast<double>(sizes.count()), eps = call.eps;
     double *mean = call.statistics + begin, *mean_low = mean + call.rows, *inv_std = mean_low + call.rows;
 #pragma GCC ivdep
     for (int64_t i = 0; i < end - begin; ++i) {
-      const Moments m = moments(first_elements[i], sum[i], squares[i], count);
+      const Moments m = moments(row_shifts[i], sum[i], squares[i], count);
       mean[i] = m.mean;
       mean_low[i] = m.mean_low;
       squares[i] = m.variance;
@@ -90,15 +91,19 @@ struct Forward {
 
   // Whether the statistics of these rows are finite.
   bool sum_block(const T* from, int64_t row, int64_t last, const Ahead& ahead) const {
-    alignas(64) double first_elements[kMostRows], sum[kMostRows], squares[kMostRows];
+    alignas(64) double row_shifts[kMostRows], sum[kMostRows], squares[kMostRows];
     const int64_t columns = call.columns, rows = last - row;
-    for (int64_t i = 0; i < rows; ++i) first_elements[i] = static_cast<double>(from[i * columns]);
+    for (int64_t i = 0; i < rows; ++i)
+      row_shifts[i] = cpu::shift_of(columns, [&](int64_t column) { return from[i * columns + column]; });
     for_each_group(0, rows, [&](auto together, int64_t i) {
-      cpu::sum_rows<together(), DeviationTerms, T>(from + i * columns, columns, from + rows * columns,
-                                                   cpu::after(ahead, i * columns), first_elements + i, sum + i,
-                                                   squares + i);
+      const T *begin = from + i * columns, *end = from + rows * columns;
+      const Ahead next = cpu::after(ahead, i * columns);
+      if (cpu::all_zero(row_shifts + i, together()))
+        cpu::sum_rows<together(), ProductTerms<1>, T>(begin, columns, end, next, row_shifts + i, sum + i, squares + i);
+      else
+        cpu::sum_rows<together(), DeviationTerms, T>(begin, columns, end, next, row_shifts + i, sum + i, squares + i);
     });
-    return finish(row, last, first_elements, sum, squares);
+    return finish(row, last, row_shifts, sum, squares);
   }
 
   void write_block(const T* from, T* to, int64_t row, int64_t last, const Ahead& read, const Ahead& written) const {
@@ -155,14 +160,14 @@ struct Forward {
                        rows_ahead(call, x(), at + count));
     bool finite = true;
     if (sums) {
-      alignas(64) double first_elements[cpu::kMostShortRows], sum[cpu::kMostShortRows], squares[cpu::kMostShortRows];
-      for (int64_t i = 0; i < stride; ++i) first_elements[i] = static_cast<double>(tile[i]);
+      alignas(64) double row_shifts[cpu::kMostShortRows], sum[cpu::kMostShortRows], squares[cpu::kMostShortRows];
+      cpu::shifts_across(stride, columns, [&](int64_t column) { return tile + column * stride; }, row_shifts);
       cpu::sum_short_rows<DeviationTerms>(
-          stride, columns, first_elements,
+          stride, columns, row_shifts,
           [&](int64_t column, int64_t i, cpu::Lanes::Vector(&input)[1])
               __attribute__((always_inline)) { input[0] = cpu::Lanes::load_part(tile + column * stride + i); },
           sum, squares);
-      finite = finish(row, last, first_elements, sum, squares);
+      finite = finish(row, last, row_shifts, sum, squares);
     }
     if (writes) {
       normalize_tile(row, last, stride, tile);
@@ -175,20 +180,10 @@ struct Forward {
 
   void normalize_tile(int64_t row, int64_t last, int64_t stride, T* tile) const {
     using Vector = typename cpu::VectorOf<T>::Type;
-    alignas(64) T center[cpu::kMostShortRows], gain[cpu::kMostShortRows], gain_low[cpu::kMostShortRows],
-        shift[cpu::kMostShortRows];
-#pragma GCC ivdep
-    for (int64_t i = row; i < last; ++i) {
-      const Normalize<T> step = NormalizeRow<T>::from(statistics_of(call, i)).normalize;
-      center[i - row] = step.center;
-      gain[i - row] = step.gain;
-      gain_low[i - row] = step.gain_low;
-      shift[i - row] = step.shift;
-    }
-    for (int64_t i = last - row; i < stride; ++i) center[i] = gain[i] = gain_low[i] = shift[i] = 0;
+    ShortRows<T> steps;
+    steps.fill(call, row, last, stride);
     cpu::map_transposed(stride, call.columns, stride, tile, [&](int64_t i) __attribute__((always_inline)) {
-      const NormalizeRow<Vector> step{{cpu::load_vector(center + i), cpu::load_vector(gain + i),
-                                       cpu::load_vector(gain_low + i), cpu::load_vector(shift + i)}};
+      const auto step = steps.template several<Vector>(i, cpu::load_vector<T>);
       return [=](int64_t column, int64_t element) __attribute__((always_inline)) {
         return step(cpu::load_vector(tile + element), gamma[column] - Vector{}, beta[column] - Vector{});
       };
@@ -229,12 +224,10 @@ struct Forward {
     std::atomic<bool> finite{true};
     cpu::reduce_and_map<DeviationTerms, T, TileReader<S>>(
         sizes, sizeof(S), fused,
-        [&](int64_t begin, int64_t end, double* numbers) {
-          for (int64_t row = begin; row < end; ++row) numbers[row - begin] = first_element(row);
-        },
+        [&](int64_t begin, int64_t end, double* numbers) { cpu::find_shifts(sizes, x(), begin, end, numbers); },
         [&] { return reader(); },
-        [&](int64_t begin, int64_t end, const double* first_elements, const double* first, double* second) {
-          if (!finish(begin, end, first_elements, first, second)) finite.store(false, std::memory_order_relaxed);
+        [&](int64_t begin, int64_t end, const double* row_shifts, const double* first, double* second) {
+          if (!finish(begin, end, row_shifts, first, second)) finite.store(false, std::memory_order_relaxed);
         },
         [&] { return finite.load(std::memory_order_relaxed); },
         [&](const Box& box, bool backwards) { map(box, backwards); });

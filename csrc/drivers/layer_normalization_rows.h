@@ -9,6 +9,7 @@
 
 #include "cpu/for_each_channel.h"
 #include "cpu/row_sums.h"
+#include "cpu/short_rows.h"
 #include "cpu/threads.h"
 #include "drivers/layer_normalization.h"
 #include "drivers/vectors.h"
@@ -110,6 +111,32 @@ void normalizations(const LayerNorm& call, int64_t row, int64_t last, NormalizeR
 #pragma GCC ivdep
   for (int64_t i = row; i < last; ++i) steps[i - row] = NormalizeRow<T>::from(statistics_of(call, i));
 }
+
+// The forward steps of short rows, each number side by side.
+template <class T>
+struct ShortRows {
+  alignas(64) T center[cpu::kMostShortRows], gain[cpu::kMostShortRows], gain_low[cpu::kMostShortRows],
+      shift[cpu::kMostShortRows];
+
+  // Of rows [row, last), padded with zeros to `stride`.
+  void fill(const LayerNorm& call, int64_t row, int64_t last, int64_t stride) {
+#pragma GCC ivdep
+    for (int64_t i = row; i < last; ++i) {
+      const Normalize<T> step = NormalizeRow<T>::from(statistics_of(call, i)).normalize;
+      center[i - row] = step.center;
+      gain[i - row] = step.gain;
+      gain_low[i - row] = step.gain_low;
+      shift[i - row] = step.shift;
+    }
+    for (int64_t i = last - row; i < stride; ++i) center[i] = gain[i] = gain_low[i] = shift[i] = 0;
+  }
+  NormalizeRow<T> operator()(int64_t i) const { return {{center[i], gain[i], gain_low[i], shift[i]}}; }
+  // Of as many rows as load(T*) gives.
+  template <class Vector, class Load>
+  [[gnu::always_inline]] NormalizeRow<Vector> several(int64_t i, const Load& load) const {
+    return {{load(center + i), load(gain + i), load(gain_low + i), load(shift + i)}};
+  }
+};
 
 // visit(a constant number of rows, the first of them): several at a time, the rest one by one.
 template <class Visit>

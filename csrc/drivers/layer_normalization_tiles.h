@@ -12,28 +12,33 @@ using cpu::Region;
 using cpu::Tile;
 using cpu::TileBuffer;
 
-// Tiles of g = dout gamma and of x, a row being a channel.
+// Tiles of g = dout gamma and of xhat, a row being a channel.
 template <class S>
 struct RowReader {
   using T = Compute<S>;
   static constexpr bool columns = false, ahead = false;
+  const LayerNormBackward& call;
   const ChannelSizes sizes;
-  const S *dout, *x;
   const T* gamma;
   TileBuffer<S> dout_buffer, x_buffer;
-  alignas(64) T g_buffer[cpu::kTileElements];
+  alignas(64) T g_buffer[cpu::kTileElements], xhat_buffer[cpu::kTileElements];
 
-  RowReader(const ChannelSizes& of, const S* from_dout, const S* from_x, const T* of_columns)
-      : sizes(of), dout(from_dout), x(from_x), gamma(of_columns) {}
+  RowReader(const LayerNormBackward& c, const ChannelSizes& of, const T* of_columns)
+      : call(c), sizes(of), gamma(of_columns) {}
 
   void prepare(int64_t /*channel*/, int64_t /*count*/) {}
   void operator()(const Region& tile, const Region& /*next*/, Tile<T> (&tiles)[2]) {
-    const Tile<T> douts = cpu::load_tile<T>(dout, sizes, tile, dout_buffer.data);
-    tiles[1] = cpu::load_tile<T>(x, sizes, tile, x_buffer.data);
-    const T *from = douts.data, *gains = gamma + tile.column;
+    const Tile<T> douts = cpu::load_tile<T>(call.dout.as<const S>(), sizes, tile, dout_buffer.data);
+    const Tile<T> xs = cpu::load_tile<T>(call.x.as<const S>(), sizes, tile, x_buffer.data);
+    const auto step = NormalizeRow<T>::from(statistics_of(call, tile.channel));
+    const T *of_dout = douts.data, *of_x = xs.data, *gains = gamma + tile.column;
 #pragma GCC ivdep
-    for (int64_t i = 0; i < tile.columns; ++i) g_buffer[i] = RowGradient<T>::through(from[i], gains[i]);
+    for (int64_t i = 0; i < tile.columns; ++i) {
+      g_buffer[i] = RowGradient<T>::through(of_dout[i], gains[i]);
+      xhat_buffer[i] = step.xhat(of_x[i]);
+    }
     tiles[0] = {g_buffer, cpu::buffer_stride(tile), g_buffer + cpu::kTileElements};
+    tiles[1] = {xhat_buffer, cpu::buffer_stride(tile), xhat_buffer + cpu::kTileElements};
   }
 };
 

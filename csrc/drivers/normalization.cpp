@@ -9,6 +9,7 @@
 #include "cpu/activation_bits.h"
 #include "cpu/activation_bounds.h"
 #include "cpu/channel_plan.h"
+#include "cpu/channel_shifts.h"
 #include "drivers/vectors.h"
 
 namespace kitae {
@@ -315,14 +316,13 @@ struct Forward : Pass<S> {
   TileReader<S> reader() const { return {sizes, x()}; }
 
   // Loops without branches, so that divisions and square roots run several at a time.
-  void finish(int64_t begin, int64_t end, const double* first_elements, const double* sum,
-              const double* sum_of_squares) const {
+  void finish(int64_t begin, int64_t end, const double* shifts, const double* sum, const double* sum_of_squares) const {
     const double count = static_cast<double>(sizes.count()), eps = forward.eps;
     double *means = this->batch_mean + begin, *variances = this->batch_variance + begin;
     double *kept = forward.statistics + begin, *kept_low = kept + sizes.channels, *inv_std = kept_low + sizes.channels;
 #pragma GCC ivdep
     for (int64_t i = 0; i < end - begin; ++i) {
-      const Moments m = moments(first_elements[i], sum[i], sum_of_squares[i], count);
+      const Moments m = moments(shifts[i], sum[i], sum_of_squares[i], count);
       means[i] = kept[i] = m.mean;
       kept_low[i] = m.mean_low;
       variances[i] = m.variance;
@@ -455,9 +455,7 @@ struct Forward : Pass<S> {
     int64_t bad = -1;
     cpu::reduce_and_map<DeviationTerms, T, TileReader<S>>(
         sizes, sizeof(S), !strict || forward.fresh,
-        [&](int64_t begin, int64_t end, double* numbers) {
-          for (int64_t channel = begin; channel < end; ++channel) numbers[channel - begin] = first_element(channel);
-        },
+        [&](int64_t begin, int64_t end, double* numbers) { cpu::find_shifts(sizes, x(), begin, end, numbers); },
         [&] { return reader(); },
         [&](int64_t begin, int64_t end, const double* numbers, const double* first, const double* second) {
           finish(begin, end, numbers, first, second);
@@ -575,7 +573,7 @@ struct Backward : Pass<S> {
     for (int64_t channel = begin; channel < end; ++channel) {
       const ChannelStatistics s = this->statistics(channel);
       const double total = sum[channel - begin];
-      const double slope = gamma_gradient(s, total, sum_of_products[channel - begin]);
+      const double slope = gamma_gradient<T>(s, total, sum_of_products[channel - begin]);
       dbeta_sums[channel] = total;
       dgamma_sums[channel] = slope;
       this->gradient_table.set(channel, InputGradient<T>::from(s, this->gamma[channel], slope, total, count));
@@ -665,7 +663,7 @@ struct Backward : Pass<S> {
           sizes, 2 * sizeof(S), backward.dx.data != backward.dout.data,
           [&](int64_t begin, int64_t end, double* numbers) {
             for (int64_t channel = begin; channel < end; ++channel)
-              numbers[channel - begin] = this->statistics(channel).mean;
+              numbers[channel - begin] = gradient_shift<T>(this->statistics(channel));
           },
           [&] { return reader(cpu::columns_are_lanes(sizes) && !backward.mask); },
           [&](int64_t begin, int64_t end, const double*, const double* first, const double* second) {

@@ -14,7 +14,7 @@
 // slope and one in the gain: no inv_std^2 appears, which float32 cannot hold for x = 1e30.
 //
 // Traffic: forward reads x and writes y, backward reads x and dout and writes dx, a second reading of the inputs being
-// a cache's where a block of channels fits it. Sums in double (moments.h; g and g (x - mean) in backward), their order
+// a cache's where a block of channels fits it. Sums in double (moments.h; g and g (x - c) in backward), their order
 // is reduction_order.h's; every element-wise step is rounded in T in the order written here: the same bits everywhere.
 #pragma once
 
@@ -98,18 +98,28 @@ KITAE_HD T activation_gradient(T dout, bool passes, T slope) {
   return dout;
 }
 
-// What an element adds to (sum g, sum g (x - mean)); input: g, x.
+// What an element adds to (sum g, sum g (x - c)); input: g, x; the parameter is c.
 struct GradientTerms {
   static constexpr int kInputs = 2;
+  using OfZeros = ProductTerms<2>;  // the same bits where every parameter is 0
   template <class V>
-  static KITAE_HD Terms<V> of(const V (&input)[2], const V& mean) {
-    return {input[0], input[0] * (input[1] - mean)};
+  static KITAE_HD Terms<V> of(const V (&input)[2], const V& shift) {
+    return {input[0], input[0] * (input[1] - shift)};
   }
 };
 
-// sum g xhat from the two sums: mean_low is taken out of all terms at once.
+// c: 0 where the mean is no more than 1024 deviations, which cost ten of the 29 bits that double has more than float;
+// else, and in float64, the mean.
+template <class T>
+KITAE_HD double gradient_shift(const ChannelStatistics& s) {
+  return sizeof(T) < sizeof(double) && absolute(s.mean) * s.inv_std <= 1024 ? 0 : s.mean;
+}
+
+// sum g xhat from the two sums: what c leaves of the mean is taken out of all terms at once.
+template <class T>
 KITAE_HD double gamma_gradient(const ChannelStatistics& s, double sum, double sum_of_products) {
-  return (sum_of_products - sum * s.mean_low) * s.inv_std;
+  const double around_mean = sum_of_products - sum * (s.mean - gradient_shift<T>(s));
+  return (around_mean - sum * s.mean_low) * s.inv_std;
 }
 
 // One channel's numbers of the backward step: slope = dgamma / n inv_std, offset = dbeta / n less what d has too much.

@@ -33,21 +33,16 @@ template <class T>
 struct RowGradient {
   InputGradient<T> gradient;
 
-  // From the sums of g and g (x - mean).
+  // From the sums of g and g xhat.
   static KITAE_HD RowGradient from(const ChannelStatistics& s, double sum, double sum_of_products, double count) {
-    return {InputGradient<T>::from(s, 1, gamma_gradient(s, sum, sum_of_products), sum, count)};
+    return {InputGradient<T>::from(s, 1, sum_of_products, sum, count)};
   }
   static KITAE_HD T through(T dout, T gamma) { return dout * gamma; }
   KITAE_HD T operator()(T dout, T x, T gamma) const { return gradient(through(dout, gamma), x); }
 };
 
-// What an element adds to a column's (sum dout, sum dout xhat); input: dout, xhat.
-struct ColumnTerms {
-  static constexpr int kInputs = 2;
-  template <class V>
-  static KITAE_HD Terms<V> of(const V (&input)[2], const V& /*parameter*/) {
-    return {input[0], input[0] * input[1]};
-  }
-};
+// What an element adds to a column's (sum dout, sum dout xhat), and to a row's (sum g, sum g xhat). xhat is in T: its
+// rounding is to the sums what any input's is.
+using LayerGradientTerms = ProductTerms<2>;
 
 }  // namespace kitae

@@ -50,6 +50,17 @@ struct Terms {
   V first, second;
 };
 
+// The first input and its product with the last, which may be the same. Of floats the product is exact in double, so a
+// fused step adds it with the bits of two.
+template <int kCount>
+struct ProductTerms {
+  static constexpr int kInputs = kCount;
+  template <class V>
+  static KITAE_HD Terms<V> of(const V (&input)[kCount], const V& /*parameter*/) {
+    return {input[0], input[0] * input[kCount - 1]};
+  }
+};
+
 KITAE_HD double fold_lanes(double* lanes) {
   for (int width = kLanes / 2; width > 0; width /= 2)
     for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];

@@ -71,8 +71,9 @@ def layer_norm(
     nothing waits: after "raise" ``out`` is as it was, and the next ``kitae.check()`` raises; "zero" works on a copy.
     out: an array for y, of x's shape and dtype and y's memory order; not x, which backward needs.
 
-    Statistics are sums in float64, in a fixed order, of the distances from each sample's first element. For float32, y
-    is within 3 units in the last place of max(abs(y), abs(beta), abs(y - beta)) where x is within a factor of 2 of its
+    Statistics are sums in float64, in a fixed order, of the distances from each sample's first element, or from 0
+    where a few of the sample's elements lie so far apart that this loses nothing (not for float64). For float32, y is
+    within 3 units in the last place of max(abs(y), abs(beta), abs(y - beta)) where x is within a factor of 2 of its
     mean, at any mean, and within 4 elsewhere. A constant sample gives exactly beta. The same bits for any number of
     threads and on every CPU.
 

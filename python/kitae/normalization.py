@@ -106,8 +106,9 @@ def batch_norm(
     ``kitae.check()`` raises; "zero" works on a copy of x.
     out: an array for y, of x's shape, dtype and memory order; in inference it may be x.
 
-    Statistics are sums in float64, in a fixed order, of the distances from each channel's first element. For float32, y
-    is within 2 units in the last place of max(abs(y), abs(beta), abs(y - beta)) where x is within a factor of 2 of its
+    Statistics are sums in float64, in a fixed order, of the distances from each channel's first element, or from 0
+    where a few of the channel's elements lie so far apart that this loses nothing (not for float64). For float32, y is
+    within 2 units in the last place of max(abs(y), abs(beta), abs(y - beta)) where x is within a factor of 2 of its
     mean, at any mean, and within 3 elsewhere; for float64 the errors of the sums come on top. A constant channel gives
     exactly act(beta). The same bits for any number of threads and on every CPU. x - mean is taken in float32, for
     float64 x in float64: differences beyond its largest number overflow.

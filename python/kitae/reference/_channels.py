@@ -10,6 +10,7 @@ from ._arrays import array_argument, store, widen
 from ._order import sum_channels
 
 _OVERFLOW_SCALE = 2.0**-600
+_SHIFT_SAMPLES = 8
 
 
 class Layout(NamedTuple):
@@ -106,16 +107,30 @@ class Moments(NamedTuple):
         return np.isfinite(self.mean) & np.isfinite(self.variance)
 
 
-def moments_of(x: np.ndarray) -> Moments:
+def shift_of(x: np.ndarray, kind: type) -> np.ndarray:
+    """What each channel's deviations are taken from; x: (outer, channels, inner), arithmetic in ``kind``."""
+    first: np.ndarray = x[0, :, 0].astype(kind)
+    if kind is np.float64:
+        return first
+    outer, channels, inner = x.shape
+    count = outer * inner
+    step = 1 if count < 256 else count // _SHIFT_SAMPLES
+    far = np.zeros(channels, bool)
+    for k in range(1, min(count, _SHIFT_SAMPLES)):
+        row, column = divmod(k * step, inner)
+        far |= np.abs(x[row, :, column].astype(kind) - first) >= np.abs(first) * kind(0.25)
+    return np.where(far, 0.0, first.astype(np.float64))
+
+
+def moments_of(x: np.ndarray, shift: np.ndarray) -> Moments:
     """x: float64 (outer, channels, inner)."""
-    first = x[0, :, 0]
-    deviation = x - first[:, np.newaxis]
+    deviation = x - shift[:, np.newaxis]
     count = float(x.shape[0] * x.shape[2])
     total, squares = sum_channels(deviation), sum_channels(deviation * deviation)
     offset = total / count
-    mean = first + offset
-    part = mean - first
-    low = (first - (mean - part)) + (offset - part)
+    mean = shift + offset
+    part = mean - shift
+    low = (shift - (mean - part)) + (offset - part)
     variance = (squares - total * offset) / count
     return Moments(mean, low, np.where(variance < 0, 0.0, variance))
 
@@ -149,10 +164,11 @@ def statistics_of(x: np.ndarray, kind: type, eps: float) -> tuple[Moments, np.nd
     """Moments and inverse deviation (NaN where not finite) of each channel of (outer, channels, inner), and whether
     they are finite: sums that overflow in float64 are done again, scaled."""
     wide = x.astype(np.float64)
-    moments = moments_of(wide)
+    moments = moments_of(wide, shift_of(x, kind))
     finite, inv_std = moments.finite(), inverse_deviation(moments.variance, eps)
     if kind is np.float64 and not finite.all():
-        scaled = moments_of(wide * _OVERFLOW_SCALE)
+        scaled_x = wide * _OVERFLOW_SCALE
+        scaled = moments_of(scaled_x, scaled_x[0, :, 0])
         redone = ~finite
         whole = Moments(*(numbers / _OVERFLOW_SCALE for numbers in scaled))
         moments = Moments(

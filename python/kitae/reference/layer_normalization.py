@@ -123,20 +123,20 @@ def layer_norm_backward(
         gamma_target[:] = beta_target[:] = 0
         return
     kind = compute_type(x.dtype)
-    mean, mean_low, inv_std = statistics
+    inv_std = statistics[2]
     with np.errstate(all="ignore"):
         steps = _steps(kind, statistics)
         values, douts = widen(x.reshape(sizes)), widen(dout.reshape(sizes))
-        wide = douts.astype(np.float64)
+        wide, xhat = douts.astype(np.float64), steps(values).astype(np.float64)
         column_sum = sum_channels(wide[..., np.newaxis])
-        column_products = sum_channels((wide * steps(values).astype(np.float64))[..., np.newaxis])
+        column_products = sum_channels((wide * xhat)[..., np.newaxis])
 
         g = douts * _numbers(gamma, 1, kind, sizes[1])
         wide = g.astype(np.float64)
         total = sum_channels(wide[np.newaxis])
-        products = sum_channels((wide * (values.astype(np.float64) - mean[:, np.newaxis]))[np.newaxis])
+        products = sum_channels((wide * xhat)[np.newaxis])
         count = float(sizes[1])
-        slope = (products - total * mean_low) * inv_std / count * inv_std
+        slope = products / count * inv_std
         offset = (total / count - steps.cut_off * slope).astype(kind)[:, np.newaxis]
         dx = ((g - offset) - (values - steps.center) * slope.astype(kind)[:, np.newaxis]) * steps.gain
         store(out.reshape(sizes), dx)

@@ -168,8 +168,10 @@ def batch_norm_backward(
             store(layout.view(dresidual), g)
         wide = g.astype(np.float64)
         total = sum_channels(wide)
-        products = sum_channels(wide * (values.astype(np.float64) - mean[:, np.newaxis]))
-        gamma_gradient = (products - total * mean_low) * inv_std
+        near = (np.abs(mean) * inv_std <= 1024) & (kind is not np.float64)
+        shift = np.where(near, 0.0, mean)
+        products = sum_channels(wide * (values.astype(np.float64) - shift[:, np.newaxis]))
+        gamma_gradient = ((products - total * (mean - shift)) - total * mean_low) * inv_std
         if training:
             count = float(layout.sizes[0] * layout.sizes[2])
             slope_of_x = gamma_gradient / count * inv_std

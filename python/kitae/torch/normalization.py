@@ -96,8 +96,9 @@ class _Forward(torch.nn.modules.batchnorm._BatchNorm):
     copied inside).
     Weights float32, float64, or the input's dtype.
 
-    Differs from PyTorch: sums in double around each channel's first element, so that a constant channel gives exactly
-    its bias and large means lose nothing; no second derivatives (a RuntimeError); momentum outside [0, 1] is refused.
+    Differs from PyTorch: sums in double, around each channel's first element wherever 0 would lose something, so that a
+    constant channel gives exactly its bias and large means lose nothing; no second derivatives (a RuntimeError);
+    momentum outside [0, 1] is refused.
     """
 
     @torch.compiler.disable

@@ -9,6 +9,7 @@ import numpy as np
 import kitae
 
 from .layouts import arrange
+from .normalization import sizes_of_terms
 from .row import Case, Expected, Gradient, Inputs, Results, Size, Tolerance, Traffic, element_dtype, ulp, wide
 
 EPS = 1e-5
@@ -111,12 +112,13 @@ class _Equation:
         self.count = int(np.prod([x.shape[a] for a in self.axes]))
         self.mean = self.average(x) if x.size else np.zeros(())
         self.var = self.average(np.square(x - self.mean)) if x.size else np.zeros(())
-        # As of batch norm: sums of n rounded terms in double over x - x0, x0 the sample's first element.
-        first = x[tuple(slice(0, 1) if i in self.axes else slice(None) for i in range(x.ndim))] if x.size else x
+        # As of batch norm: sums of n rounded terms in double.
         eps_double = np.finfo(np.float64).eps
         walk = eps_double * np.sqrt(self.count)
-        self.mean_error = walk * self.average(np.abs(x - first)) if x.size else np.zeros(())
-        self.var_error = walk * self.average(np.square(x - first)) if x.size else np.zeros(())
+        self.mean_error = self.var_error = np.zeros(())
+        if x.size:
+            size, square = sizes_of_terms(x, element_dtype(inputs["x"]), self.axes)
+            self.mean_error, self.var_error = walk * size, walk * square
         self.inv_std = 1 / np.sqrt(self.var + EPS)
         self.relative_error = self.var_error / (self.var + EPS) + eps_double
         self.normalized = (x - self.mean) * self.inv_std
@@ -161,12 +163,13 @@ def _expected_backward(inputs: Inputs) -> dict[str, Expected]:
     n = max(e.count, 1)
     total, projected = (values.sum(axis=e.axes, keepdims=True) for values in (g, along))
     magnitude = np.abs(g) + (np.abs(total) + np.abs(e.normalized * projected)) / n
-    # g is rounded once before it is summed; its errors walk randomly. The mean's error shifts every product.
+    # Before they are summed, g is rounded once and xhat three times; the errors walk randomly, to twice the square root
+    # of their number at most. The mean's error shifts every product.
     g_walk = e.half_ulp * np.sqrt(np.square(g).sum(axis=e.axes, keepdims=True)) / n
     along_walk = e.half_ulp * np.sqrt(np.square(along).sum(axis=e.axes, keepdims=True)) / n
     shifted = e.inv_std * e.mean_error * np.abs(g).mean(axis=e.axes, keepdims=True) if e.count else 0.0
     dx_extra = e.inv_std * (
-        4 * magnitude * e.relative_error + 2 * g_walk + np.abs(e.normalized) * (2 * along_walk + shifted)
+        4 * magnitude * e.relative_error + 2 * g_walk + np.abs(e.normalized) * (4 * along_walk + shifted)
     )
     dbeta, dgamma = e.over_samples(dout), e.over_samples(products)
     rows = max(1, dout.size // n)
@@ -184,7 +187,7 @@ def _expected_backward(inputs: Inputs) -> dict[str, Expected]:
 
 _FORWARD_TOLERANCE = {
     "y": Tolerance(0.55, "the last rounding, a little more where it meets a power of two; the others are in `extra`"),
-    "mean": Tolerance(2, "one rounding of sum / n and one of x0 + it; the sum's own errors are in `extra`"),
+    "mean": Tolerance(2, "one rounding of sum / n and one of c + it; the sum's own errors are in `extra`"),
     "inv_std": Tolerance(2, "division and square root round once each, on top of the variance's error in `extra`"),
 }
 _BACKWARD_TOLERANCE = {

@@ -129,6 +129,24 @@ def _call_backward(inputs: Inputs, out: Mapping[str, np.ndarray], **options: Any
     return dict(zip(("dx", "dgamma", "dbeta", "dresidual"), gradients, strict=False))
 
 
+def sizes_of_terms(x: np.ndarray, arithmetic: np.dtype[Any], axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Means over ``axes`` of abs(x - c) and of its square, which is what cancels in the variance.
+
+    c is the channel's first element x0; except for float64 it may be 0 where an element lies abs(x0) / 4 from x0: there
+    the larger of both.
+    """
+    first = x[tuple(slice(0, 1) if i in axes else slice(None) for i in range(x.ndim))]
+    distance = np.abs(x - first)
+    far = (distance >= np.abs(first) / 4).any(axis=axes, keepdims=True) & (arithmetic != np.float64)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return values.mean(axis=axes, keepdims=True)
+
+    size, square = mean(distance), mean(np.square(distance))
+    of_zero = mean(np.abs(x)), mean(np.square(x))
+    return np.where(far, np.maximum(size, of_zero[0]), size), np.where(far, np.maximum(square, of_zero[1]), square)
+
+
 class _Equation:
     """The forward pass in wide arithmetic, with the size of each rounding error that the op is allowed."""
 
@@ -147,12 +165,9 @@ class _Equation:
             self.mean = x.mean(axis=self.axes, keepdims=True)
             self.var = np.square(x - self.mean).mean(axis=self.axes, keepdims=True)
             # Sums of n rounded terms in double: their errors walk randomly, sqrt(n) steps of one rounding each.
-            # They are taken over x - x0, x0 the channel's first element, whose square is what cancels in var.
-            first = x[tuple(slice(0, 1) if i in self.axes else slice(None) for i in range(x.ndim))]
             walk = eps_double * np.sqrt(self.count)
-            self.mean_error = walk * np.abs(x - first).mean(axis=self.axes, keepdims=True)
-            square = np.square(x - first).mean(axis=self.axes, keepdims=True)
-            self.var_error = walk * square
+            size, square = sizes_of_terms(x, element_dtype(inputs["x"]), self.axes)
+            self.mean_error, self.var_error = walk * size, walk * square
         else:
             self.mean, self.var = self.spread(inputs["running_mean"]), self.spread(inputs["running_var"])
             self.mean_error, self.var_error = eps_double * np.abs(self.mean), eps_double * self.var
@@ -241,7 +256,7 @@ def _expected_backward(inputs: Inputs, **options: Any) -> dict[str, Expected]:
 
 _FORWARD_TOLERANCE = {
     "y": Tolerance(0.55, "the last rounding, a little more where it meets a power of two; the others are in `extra`"),
-    "mean": Tolerance(2, "one rounding of sum / n and one of x0 + it; the sum's own errors are in `extra`"),
+    "mean": Tolerance(2, "one rounding of sum / n and one of c + it; the sum's own errors are in `extra`"),
     "inv_std": Tolerance(2, "division and square root round once each, on top of the variance's error in `extra`"),
     "running_mean": Tolerance(2, "two products and a sum, half an ulp of the larger term each"),
     "running_var": Tolerance(2, "two products and a sum, half an ulp of the larger term each"),
