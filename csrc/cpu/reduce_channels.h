@@ -13,6 +13,18 @@
 namespace kitae::cpu {
 namespace detail {
 
+// Op::OfZeros, with which floats are summed where no parameter is anything but 0. Op itself is the rarer case then, and
+// is not compiled for near and far each.
+template <class Op, class T, class = void>
+struct OfZeros {
+  static constexpr bool kKnown = false;
+};
+template <class Op>
+struct OfZeros<Op, float, std::void_t<typename Op::OfZeros>> {
+  static constexpr bool kKnown = true;
+  using Type = typename Op::OfZeros;
+};
+
 // Times sixteen columns whose sums and parameters the registers hold: 24 of 32, or 12 of 16. A tile of no more columns
 // goes by as a whole; of a wider one sixteen columns of a few rows (kRowsOfColumns) at a time, so that memory is read
 // nearly in its order.
@@ -428,9 +440,10 @@ inline void sum_in_place(const ChannelSizes& sizes, int64_t chunk, int64_t last,
                          const double* parameters, const Gate& gate, const T* const (&in)[Op::kInputs], double* first,
                          double* second) {
   for (int64_t i = 0; i < end - begin; ++i) first[i] = second[i] = 0;
-  if (sizes.size() > kNearElements)
+  if (OfZeros<Op, Compute<T>>::kKnown || sizes.size() > kNearElements)
     return sum_in_place<true, Op, T>(sizes, chunk, last, begin, end, parameters, gate, in, first, second);
-  sum_in_place<false, Op, T>(sizes, chunk, last, begin, end, parameters, gate, in, first, second);
+  if constexpr (!OfZeros<Op, Compute<T>>::kKnown)
+    sum_in_place<false, Op, T>(sizes, chunk, last, begin, end, parameters, gate, in, first, second);
 }
 
 // Read::Stored of readers whose inputs may be read as they lie.
@@ -464,21 +477,6 @@ struct RowsReader {
 
 }  // namespace detail
 
-namespace detail {
-
-// Op::OfZeros, with which floats are summed where no parameter is anything but 0.
-template <class Op, class T, class = void>
-struct OfZeros {
-  static constexpr bool kKnown = false;
-};
-template <class Op>
-struct OfZeros<Op, float, std::void_t<typename Op::OfZeros>> {
-  static constexpr bool kKnown = true;
-  using Type = typename Op::OfZeros;
-};
-
-}  // namespace detail
-
 // Both sums of chunk `chunk` for channels [begin, end). `parameters`, `first` and `second` start at channel `begin` and
 // are padded to whole lanes. read(tile, next, tiles) fills in where the inputs of a tile are, T its elements; `next`
 // comes after it. With read.columns the tiles are those of as_columns(sizes), and read.prepare(channel, count) comes
@@ -507,11 +505,12 @@ inline void sum_chunk(const ChannelSizes& sizes, int64_t chunk, bool last_chunk,
   }
   if (sizes.adjacent() || read.columns)
     return detail::sum_across<Op, T>(sizes, part, begin, end, parameters, OpenGate{}, read, first, second);
-  if (read.ahead) {
+  if (detail::OfZeros<Op, T>::kKnown || read.ahead) {
     const Region next_chunk = last_chunk ? Region{} : first_tile(region_of_chunk(sizes, chunk + 1, begin));
     return detail::sum_long_rows<Op, T>(sizes, part, begin, end, next_chunk, parameters, read, first, second);
   }
-  detail::sum_rows<Op, T>(sizes, part, begin, end, parameters, read, first, second);
+  if constexpr (!detail::OfZeros<Op, T>::kKnown)
+    detail::sum_rows<Op, T>(sizes, part, begin, end, parameters, read, first, second);
 }
 
 // Both sums over all chunks.

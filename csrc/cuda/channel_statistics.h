@@ -69,27 +69,28 @@ struct StatisticsArray {
 
 // ---- forward
 
-// What a channel's deviations are taken from (ops/moments.h). No load waits for another one.
+// Where the elements that choose a channel's shift lie (ops/moments.h), counted from its first one. Where there are
+// fewer it stands in for them: it is as far from itself as 0 from 0, and 0 is its choice then anyway.
+struct ShiftSamples {
+  int64_t inner, offset[kShiftSamples - 1] = {};
+
+  explicit ShiftSamples(const ChannelSizes& sizes) : inner(sizes.inner) {
+    const int64_t step = sample_step(sizes.count());
+    for (int64_t i = 1; i < sample_count(sizes.count()); ++i)
+      offset[i - 1] = i * step / inner * sizes.channels * inner + i * step % inner;
+  }
+};
+
+// What a channel's deviations are taken from. No load waits for another one.
 template <class S>
-KITAE_DEVICE double channel_shift(const S* x, const ChannelSizes& sizes, int64_t channel) {
+KITAE_DEVICE double channel_shift(const S* x, const ShiftSamples& samples, int64_t channel) {
   using T = Compute<S>;
-  int64_t index = channel * sizes.inner;
-  const T first = widen(x[index]);
+  x += channel * samples.inner;
+  const T first = widen(*x);
   bool far = false;
   if constexpr (sizeof(T) < sizeof(double)) {
-    const int64_t step = sample_step(sizes.count());
-    const int samples = static_cast<int>(sample_count(sizes.count()));
-    const int64_t rows = sizes.adjacent() ? step : step / sizes.inner, columns = step - rows * sizes.inner;
-    const int64_t others = (sizes.channels - 1) * sizes.inner;  // from a row's end to the next one's begin
-    int64_t column = 0;
 #pragma unroll
-    for (int k = 1; k < kShiftSamples; ++k) {
-      const bool wraps = (column += columns) >= sizes.inner;
-      if (wraps) column -= sizes.inner;
-      index += step + (wraps ? rows + 1 : rows) * others;
-      const T sample = k < samples ? widen(x[index]) : first;
-      far |= k < samples && far_apart(sample, first);
-    }
+    for (int i = 0; i < kShiftSamples - 1; ++i) far |= far_apart(widen(x[samples.offset[i]]), first);
   }
   return far ? 0 : static_cast<double>(first);
 }
@@ -104,7 +105,7 @@ struct DeviationSource {
     double parameter;
   };
   const S* x;
-  ChannelSizes sizes;
+  ShiftSamples samples;
   uint64_t* bad;
 
   // The first kernel of the call, so it is the one to begin the call's verdict.
@@ -112,7 +113,7 @@ struct DeviationSource {
     if (global_thread() == 0) *bad = 0;
   }
   KITAE_DEVICE bool wanted(int64_t) const { return true; }
-  KITAE_DEVICE Channel channel(int64_t index) const { return {channel_shift(x, sizes, index)}; }
+  KITAE_DEVICE Channel channel(int64_t index) const { return {channel_shift(x, samples, index)}; }
   KITAE_DEVICE Raw load(const Place& place) const { return {x[place.index]}; }
   KITAE_DEVICE void value(const Raw& raw, const Channel&, double (&inputs)[1]) const {
     inputs[0] = static_cast<double>(widen(raw.x));

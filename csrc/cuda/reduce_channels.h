@@ -136,10 +136,10 @@ template <class Source>
 struct SumAlong {
   static constexpr int kThreads = 256;
   static constexpr int kBlocksPerSM = 3;
-  // 36 KB of one float32 input, 30 of two, 48 of float64 are under way on a multiprocessor: what 80 registers hold.
+  // 30 KB of float32, 48 of float64 are under way on a multiprocessor: what 80 registers hold.
   static constexpr int kInputs = Source::Op::kInputs;
   static constexpr bool kWide = sizeof(typename Source::Raw) >= 8 * kInputs;
-  static constexpr int kUnroll = kWide ? 8 / kInputs : kInputs == 1 ? 12 : 5;
+  static constexpr int kUnroll = (kWide ? 8 : 10) / kInputs;
   Source source;
   ChannelSizes sizes;
   double* partial;

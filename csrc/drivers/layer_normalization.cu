@@ -78,7 +78,7 @@ struct RowsCall {
 template <class S, bool kScaled>
 struct FinishForward {
   const S* x;
-  ChannelSizes rows;
+  cuda::ShiftSamples samples;
   RowsCall call;
 
   KITAE_DEVICE bool wanted(int64_t row) const {
@@ -88,7 +88,7 @@ struct FinishForward {
       return true;
   }
   KITAE_DEVICE void operator()(int64_t row, const Sums& sums) const {
-    const double shift = cuda::channel_shift(x, rows, row);
+    const double shift = cuda::channel_shift(x, samples, row);
     const cuda::BatchResult result = kScaled ? cuda::batch_result_scaled(shift, sums, call.count, call.eps)
                                              : cuda::batch_result(shift, sums, call.count, call.eps);
     call.statistics.write(row, result.statistics);
@@ -158,11 +158,12 @@ void forward(const LayerNormForward& call) {
       call.nonfinite};
   const S* const x = call.x.as<const S>();
   prepare_columns(call.gamma, call.beta, columns_table, call.columns, stream);
-  cuda::reduce_channels(rows, DeviationSource<S>{x, rows, device.bad}, FinishForward<S, false>{x, rows, device}, sums,
-                        stream);
+  const cuda::ShiftSamples samples(rows);
+  cuda::reduce_channels(rows, DeviationSource<S>{x, samples, device.bad}, FinishForward<S, false>{x, samples, device},
+                        sums, stream);
   if constexpr (std::is_same_v<S, double>)
     cuda::reduce_channels(rows, ScaledDeviationSource{x, call.columns, device.batch, call.rows},
-                          FinishForward<S, true>{x, rows, device}, sums, stream);
+                          FinishForward<S, true>{x, samples, device}, sums, stream);
   cuda::for_each_row(call.rows, call.columns,
                      NormalizeStep<S>{x, call.out.as<S>(), columns_table, call.columns, device}, stream);
 }

@@ -176,16 +176,16 @@ struct Columns {
   }
 };
 
+// f for an activation that there is: what is compiled for none would never run.
+template <class F>
+void with_some_activation(Activation activation, F&& f) {
+  if (activation == Activation::relu) return f(std::integral_constant<Activation, Activation::relu>{});
+  f(std::integral_constant<Activation, Activation::leaky_relu>{});
+}
 template <class F>
 void with_activation(Activation activation, F&& f) {
-  switch (activation) {
-    case Activation::none:
-      return f(std::integral_constant<Activation, Activation::none>{});
-    case Activation::relu:
-      return f(std::integral_constant<Activation, Activation::relu>{});
-    case Activation::leaky_relu:
-      return f(std::integral_constant<Activation, Activation::leaky_relu>{});
-  }
+  if (activation == Activation::none) return f(std::integral_constant<Activation, Activation::none>{});
+  with_some_activation(activation, f);
 }
 
 // ---- what forward and backward share
@@ -522,7 +522,8 @@ struct GradientReader {
     tiles[0] = cpu::load_tile<T>(dout, view, tile, dout_buffer.data);
     tiles[1] = cpu::load_tile<T>(x, view, tile, x_buffer.data);
     if (pass.call.activation != Activation::none)
-      with_activation(pass.call.activation, [&](auto activation) { through_activation<activation()>(tile, tiles); });
+      with_some_activation(pass.call.activation,
+                           [&](auto activation) { through_activation<activation()>(tile, tiles); });
     if (!ahead) return;
     tiles[0].ahead = cpu::find_ahead(dout, view, tile, next);
     tiles[1].ahead = cpu::find_ahead(x, view, tile, next);
@@ -582,7 +583,8 @@ struct Backward : Pass<S> {
 
   void map(const Box& box, bool backwards) const {
     if (backward.activation != Activation::none && !backward.mask)
-      return with_activation(backward.activation, [&](auto activation) { map_masked<activation()>(box, backwards); });
+      return with_some_activation(backward.activation,
+                                  [&](auto activation) { map_masked<activation()>(box, backwards); });
     GradientReader<S> read = reader(this->as_columns(box));
     S* const dx = backward.dx.template as<S>();
     const Writing writing = this->writing(dx, backwards && read.ahead, read.dout, read.x);

@@ -81,7 +81,7 @@ template <class S, bool kScaled>
 struct FinishForward {
   using T = Compute<S>;
   const S* x;
-  ChannelSizes sizes;
+  cuda::ShiftSamples samples;
   T* table;
   cuda::ForwardCall call;
 
@@ -92,7 +92,7 @@ struct FinishForward {
       return true;
   }
   KITAE_DEVICE void operator()(int64_t channel, const Sums& sums) const {
-    const double shift = cuda::channel_shift(x, sizes, channel);
+    const double shift = cuda::channel_shift(x, samples, channel);
     const cuda::BatchResult result = kScaled ? cuda::batch_result_scaled(shift, sums, call.count, call.eps)
                                              : cuda::batch_result(shift, sums, call.count, call.eps);
     call.write(channel, result);
@@ -170,7 +170,7 @@ struct ResidentForward {
     return cuda::batch_result(source.channel(channel).parameter, sums, step.call.count, step.call.eps);
   }
   KITAE_DEVICE ScaledDeviationSource scaled_source() const {
-    return {source.x, source.sizes.inner, step.call.batch, step.call.channels()};
+    return {source.x, source.samples.inner, step.call.batch, step.call.channels()};
   }
   KITAE_DEVICE Result scaled_result(int64_t channel, const Sums& sums) const {
     return cuda::batch_result_scaled(source.channel(channel).parameter, sums, step.call.count, step.call.eps);
@@ -341,14 +341,15 @@ class Forward {
       return;
     }
     const S* const x = call_.x.as<const S>();
-    const DeviationSource<S> source{x, sizes, device_.bad};
+    const cuda::ShiftSamples samples(sizes);
+    const DeviationSource<S> source{x, samples, device_.bad};
     // "raise" and "zero" keep an `out` of the caller's as it is until all statistics are known.
     const bool at_once = call_.fresh || call_.nonfinite == Nonfinite::skip || call_.nonfinite == Nonfinite::propagate;
     if (at_once && resident(source)) return;
-    cuda::reduce_channels(sizes, source, FinishForward<S, false>{x, sizes, table_, device_}, partial_, stream_);
+    cuda::reduce_channels(sizes, source, FinishForward<S, false>{x, samples, table_, device_}, partial_, stream_);
     if constexpr (std::is_same_v<S, double>)
       cuda::reduce_channels(sizes, ScaledDeviationSource{x, sizes.inner, device_.batch, sizes.channels},
-                            FinishForward<S, true>{x, sizes, table_, device_}, partial_, stream_);
+                            FinishForward<S, true>{x, samples, table_, device_}, partial_, stream_);
     map();
   }
 
