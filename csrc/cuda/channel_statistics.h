@@ -70,7 +70,7 @@ struct StatisticsArray {
 // ---- forward
 
 // Where the elements that choose a channel's shift lie (ops/moments.h), counted from its first one. Where there are
-// fewer it stands in for them: it is as far from itself as 0 from 0, and 0 is its choice then anyway.
+// fewer, that one stands in for them: far_apart from itself only if it is 0, which is the shift then in any case.
 struct ShiftSamples {
   int64_t inner, offset[kShiftSamples - 1] = {};
 
