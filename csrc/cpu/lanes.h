@@ -172,17 +172,19 @@ struct Lanes {
   }
 
   void store(double* to) const { std::memcpy(to, this, sizeof(*this)); }
-  double fold() const {
-#if defined(__AVX512F__)  // fold_lanes in registers
-    const __m512d eight = part[0] + part[1];
+  // fold_lanes in registers.
+  [[gnu::always_inline]] double fold() const {
+    const Vector sums = folded<0, 1>();
+#if defined(__AVX512F__)
     constexpr auto kAll = static_cast<__mmask8>(-1);  // maskz: no false warning
-    const __m256d four = _mm512_maskz_extractf64x4_pd(kAll, eight, 0) + _mm512_maskz_extractf64x4_pd(kAll, eight, 1);
+    const __m256d four = _mm512_maskz_extractf64x4_pd(kAll, sums, 0) + _mm512_maskz_extractf64x4_pd(kAll, sums, 1);
     const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
     return two[0] + two[1];
+#elif defined(__AVX2__)
+    const __m128d two = _mm256_castpd256_pd128(sums) + _mm256_extractf128_pd(sums, 1);
+    return two[0] + two[1];
 #else
-    double lanes[kLanes];
-    store(lanes);
-    return fold_lanes(lanes);
+    return sums[0] + sums[1];
 #endif
   }
 
@@ -199,6 +201,13 @@ struct Lanes {
   Lanes& operator+=(const Lanes& other) { return *this = *this + other; }
 
  private:
+  template <int kPart, int kStep>
+  [[gnu::always_inline]] Vector folded() const {
+    if constexpr (kStep == kParts)
+      return part[kPart];
+    else
+      return folded<kPart, 2 * kStep>() + folded<kPart + kStep, 2 * kStep>();
+  }
   template <class F>
   Lanes zip(const Lanes& other, F f) const {
     Lanes result;
