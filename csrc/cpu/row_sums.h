@@ -67,7 +67,8 @@ struct RowSums {
   }
 
  private:
-  static double folded(const Lanes::Vector (&parts)[Lanes::kParts]) {
+  // Inline, so that the sums never leave the registers.
+  [[gnu::always_inline]] static double folded(const Lanes::Vector (&parts)[Lanes::kParts]) {
     Lanes lanes;
     for (int i = 0; i < Lanes::kParts; ++i) lanes.part[i] = parts[i];
     return lanes.fold();
