@@ -47,6 +47,44 @@ struct PartOf<double> {
 template <class T>
 using Part = typename PartOf<T>::Type;
 
+// A whole vector of T.
+template <class T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  typedef float Type __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct VectorOf<double> {
+  typedef double Type __attribute__((vector_size(kVectorBytes)));
+};
+
+template <class T>
+[[gnu::always_inline]] inline typename VectorOf<T>::Type load_vector(const T* from) {
+  typename VectorOf<T>::Type vector;
+  std::memcpy(&vector, from, sizeof(vector));
+  return vector;
+}
+
+// Of a vector of floats or doubles, as many elements as a vector of double has: those from kPart times so many on.
+template <int kPart>
+[[gnu::always_inline]] inline PartOf<double>::Type part_of(const VectorOf<double>::Type& vector) {
+  static_assert(kPart == 0);
+  return vector;
+}
+template <int kPart>
+[[gnu::always_inline]] inline PartOf<float>::Type part_of(const VectorOf<float>::Type& vector) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_extractf32x8_ps(static_cast<__mmask8>(-1), vector, kPart);  // maskz: no false warning
+#elif defined(__AVX2__)
+  return _mm256_extractf128_ps(vector, kPart);
+#else
+  PartOf<float>::Type part;
+  std::memcpy(&part, reinterpret_cast<const char*>(&vector) + kPart * sizeof(part), sizeof(part));
+  return part;
+#endif
+}
+
 struct Lanes {
   typedef double Vector __attribute__((vector_size(kVectorBytes)));
   static constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(double));

@@ -21,11 +21,13 @@ class RowAndColumnSums {
  public:
   using Vector = Lanes::Vector;
   using Part = cpu::Part<T>;
+  using Stored = typename VectorOf<T>::Type;
 
   [[gnu::always_inline]] explicit RowAndColumnSums(const NormalizeRow<T>* steps) {
     each<kRows>([&](auto k) __attribute__((always_inline)) {
       const auto row = steps[k()].normalize;
-      normalize_[k()].normalize = {row.center - Part{}, row.gain - Part{}, row.gain_low - Part{}, row.shift - Part{}};
+      normalize_[k()].normalize = {row.center - Stored{}, row.gain - Stored{}, row.gain_low - Stored{},
+                                   row.shift - Stored{}};
     });
   }
 
@@ -33,31 +35,37 @@ class RowAndColumnSums {
   template <bool kWhole>
   [[gnu::always_inline]] void add(const T* dout, int64_t dout_stride, const T* x, int64_t x_stride, const T* gamma,
                                   double* column_sums, double* column_products, int64_t count = kLanes) {
-    each<Lanes::kParts>([&](auto part) __attribute__((always_inline)) {
-      constexpr int kAt = part() * Lanes::kWidth;
-      const Part gain = Lanes::load_stored(gamma + kAt);
-      Vector first, second;
-      if constexpr (kColumns) {
-        first = Lanes::load_part(column_sums + kAt);
-        second = Lanes::load_part(column_products + kAt);
-      }
+    each<Lanes::kParts / kPartsOfVector>([&](auto vector) __attribute__((always_inline)) {
+      constexpr int kFirst = vector() * kPartsOfVector;
+      Vector first[kPartsOfVector], second[kPartsOfVector];
+      if constexpr (kColumns)
+        each<kPartsOfVector>([&](auto i) __attribute__((always_inline)) {
+          first[i()] = Lanes::load_part(column_sums + (kFirst + i()) * Lanes::kWidth);
+          second[i()] = Lanes::load_part(column_products + (kFirst + i()) * Lanes::kWidth);
+        });
       each<kRows>([&](auto k) __attribute__((always_inline)) {
-        const Part of_dout = Lanes::load_stored(dout + k() * dout_stride + kAt),
-                   of_x = Lanes::load_stored(x + k() * x_stride + kAt);
-        const Vector xhat = Lanes::widened(normalize_[k()].xhat(of_x));
-        if constexpr (kWanted != Wanted::of_columns) {
-          const Vector row[2] = {Lanes::widened(RowGradient<Part>::through(of_dout, gain)), xhat};
-          sums_.template add<kWhole, LayerGradientTerms, T>(k, part, row, Vector{}, count);
-        }
-        if constexpr (kColumns) {
-          const Vector column[2] = {Lanes::widened(of_dout), xhat};
-          add_terms<LayerGradientTerms, std::is_same_v<T, float>>(first, second, column, Vector{});
-        }
+        const Stored xhats = normalize_[k()].xhat(load_vector(x + k() * x_stride + kFirst * Lanes::kWidth));
+        each<kPartsOfVector>([&](auto i) __attribute__((always_inline)) {
+          constexpr std::integral_constant<int, kFirst + i()> kPart;
+          constexpr int kAt = kPart * Lanes::kWidth;
+          const Part of_dout = Lanes::load_stored(dout + k() * dout_stride + kAt);
+          const Vector xhat = Lanes::widened(part_of<i()>(xhats));
+          if constexpr (kWanted != Wanted::of_columns) {
+            const Part g = RowGradient<Part>::through(of_dout, Lanes::load_stored(gamma + kAt));
+            const Vector row[2] = {Lanes::widened(g), xhat};
+            sums_.template add<kWhole, LayerGradientTerms, T>(k, kPart, row, Vector{}, count);
+          }
+          if constexpr (kColumns) {
+            const Vector column[2] = {Lanes::widened(of_dout), xhat};
+            add_terms<LayerGradientTerms, std::is_same_v<T, float>>(first[i()], second[i()], column, Vector{});
+          }
+        });
       });
-      if constexpr (kColumns) {
-        std::memcpy(column_sums + kAt, &first, sizeof(first));
-        std::memcpy(column_products + kAt, &second, sizeof(second));
-      }
+      if constexpr (kColumns)
+        each<kPartsOfVector>([&](auto i) __attribute__((always_inline)) {
+          std::memcpy(column_sums + (kFirst + i()) * Lanes::kWidth, &first[i()], sizeof(Vector));
+          std::memcpy(column_products + (kFirst + i()) * Lanes::kWidth, &second[i()], sizeof(Vector));
+        });
     });
   }
 
@@ -66,8 +74,10 @@ class RowAndColumnSums {
  private:
   static constexpr bool kColumns = kWanted != Wanted::of_rows;
 
+  static constexpr int kPartsOfVector = sizeof(Stored) / sizeof(Part);
+
   RowSums<kRows> sums_;
-  NormalizeRow<Part> normalize_[kRows];
+  NormalizeRow<Stored> normalize_[kRows];
 };
 
 }  // namespace detail
@@ -99,16 +109,12 @@ template <int kRows, Wanted kWanted, class T>
   detail::RowAndColumnSums<kRows, kWanted, T> rows(steps);
   const T *dout = from.dout, *x = from.x;
   const int64_t stride = from.stride;
-  const Ahead dout_ahead = from.dout_ahead, x_ahead = from.x_ahead;
-  int64_t column = 0;
-  for (; column + kLanes <= columns; column += kLanes) {
-    detail::each<kRows>([&](auto k) __attribute__((always_inline)) {
-      detail::fetch_lines(dout_ahead, k(), column);
-      detail::fetch_lines(x_ahead, k(), column);
-    });
-    rows.template add<true>(dout + column, stride, x + column, stride, gamma + column, column_sums + column,
-                            column_products + column);
-  }
+  const int64_t column = for_each_sixteen<kRows, T>(
+      columns,
+      [&](int64_t at) __attribute__((always_inline)) {
+        rows.template add<true>(dout + at, stride, x + at, stride, gamma + at, column_sums + at, column_products + at);
+      },
+      from.dout_ahead, from.x_ahead);
   if (column < columns) {
     const int64_t count = columns - column;
     const detail::RowEnds<kRows, T> douts(dout + column, stride, count, from.dout_end);

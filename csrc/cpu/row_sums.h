@@ -21,6 +21,22 @@ inline Ahead after(const Ahead& ahead, int64_t elements) {
   return {ahead.data ? ahead.data + elements * ahead.element : nullptr, ahead.stride, ahead.element};
 }
 
+// visit(column) for every sixteen columns; returns where the rest begins. Of what is ahead, the same of kRows rows is
+// asked for: into the level-2 cache, as level 1 is at work. Its elements are no larger than T.
+template <int kRows, class T, class Visit, class... Aheads>
+[[gnu::always_inline]] inline int64_t for_each_sixteen(int64_t columns, const Visit& visit, const Aheads&... aheads) {
+  int64_t column = 0;
+  const auto ask = [&](const Ahead& ahead) __attribute__((always_inline)) {
+    for (int k = 0; ahead.data && k < kRows; ++k)
+      fetch<0>(ahead.row(k) + column * ahead.element, kLanes * static_cast<int64_t>(sizeof(T)));
+  };
+  for (; column + kLanes <= columns; column += kLanes) {
+    (ask(aheads), ...);
+    visit(column);
+  }
+  return column;
+}
+
 namespace detail {
 
 template <class F, int... kAt>
@@ -75,15 +91,6 @@ struct RowSums {
   }
 };
 
-// Asks for what will be wanted instead of sixteen elements from `column` on; into the level-2 cache, as level 1 is at
-// work.
-[[gnu::always_inline]] inline void fetch_lines(const Ahead& ahead, int row, int64_t column) {
-  if (!ahead.data) return;
-  const char* line = ahead.row(row) + column * ahead.element;
-  __builtin_prefetch(line, 0, 2);
-  if (kLanes * ahead.element > 64) __builtin_prefetch(line + 64, 0, 2);
-}
-
 // The end of kRows rows, padded to sixteen elements each, where what lies behind them must not be read.
 template <int kRows, class T>
 struct RowEnds {
@@ -120,11 +127,9 @@ template <int kRows, class Op, class T>
       });
     });
   };
-  int64_t column = 0;
-  for (; column + kLanes <= columns; column += kLanes) {
-    detail::each<kRows>([&](auto k) __attribute__((always_inline)) { detail::fetch_lines(ahead, k(), column); });
-    add(std::true_type{}, x + column, columns, kLanes);
-  }
+  const int64_t column = for_each_sixteen<kRows, T>(
+      columns, [&](int64_t at) __attribute__((always_inline)) { add(std::true_type{}, x + at, columns, kLanes); },
+      ahead);
   if (column < columns) {
     const detail::RowEnds<kRows, T> ends(x + column, columns, columns - column, end);
     add(std::false_type{}, ends.data, ends.stride, columns - column);

@@ -184,25 +184,6 @@ template <class Op, class Read>
   }
 }
 
-// A vector of T. (An attribute that depends on T would be lost in template arguments.)
-template <class T>
-struct VectorOf;
-template <>
-struct VectorOf<float> {
-  typedef float Type __attribute__((vector_size(kVectorBytes)));
-};
-template <>
-struct VectorOf<double> {
-  typedef double Type __attribute__((vector_size(kVectorBytes)));
-};
-
-template <class T>
-[[gnu::always_inline]] inline typename VectorOf<T>::Type load_vector(const T* from) {
-  typename VectorOf<T>::Type vector;
-  std::memcpy(&vector, from, sizeof(vector));
-  return vector;
-}
-
 // to[column stride + row] = steps(row)(column, column stride + row): vectors of rows whose numbers stay in registers.
 template <class T, class Steps>
 [[gnu::always_inline]] inline void map_transposed(int64_t rows, int64_t columns, int64_t stride, T* to,
