@@ -35,9 +35,11 @@ struct Region {
 // Each of `count` values `times` times; `to` has room for a lane more.
 template <class T>
 inline void spread(const T* values, int64_t count, int64_t times, T* to) {
-  for (int64_t i = 0; i < count; ++i, to += times)
+  for (int64_t i = 0; i < count; ++i, to += times) {
+    const T value = values[i];
     for (int64_t begin = 0; begin < times; begin += kLanes)  // whole vectors; the next value covers the excess
-      for (int lane = 0; lane < kLanes; ++lane) to[begin + lane] = values[i];
+      for (int lane = 0; lane < kLanes; ++lane) to[begin + lane] = value;
+  }
 }
 
 constexpr int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }

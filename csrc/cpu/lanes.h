@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "cpu/convert.h"
 #include "ops/reduction_order.h"
@@ -31,6 +32,33 @@ template <int... kLane, class Vector>
 #else
   return __builtin_shuffle(a, b, decltype(a == b){kLane...});
 #endif
+}
+
+namespace detail {
+
+template <class F, int... kAt>
+[[gnu::always_inline]] inline void each_of(std::integer_sequence<int, kAt...>, F&& f) {
+  (f(std::integral_constant<int, kAt>{}), ...);
+}
+// Every index a constant, as in Accumulators.
+template <int kCount, class F>
+[[gnu::always_inline]] inline void each(F&& f) {
+  each_of(std::make_integer_sequence<int, kCount>{}, f);
+}
+
+}  // namespace detail
+
+// What fold_lanes leaves in lane kLane when its steps down to kStep are done, in registers: of(lane) is what kEnd lanes
+// or vectors of lanes hold before, of which only the first `count` are not +0.
+template <int kEnd, int kLane = 0, int kStep = 1, class Of>
+[[gnu::always_inline]] inline auto fold_tree(int64_t count, const Of& of) {
+  if constexpr (kStep == kEnd) {
+    return of(kLane);
+  } else {
+    auto sum = fold_tree<kEnd, kLane, 2 * kStep>(count, of);
+    if (kLane + kStep < count) sum += fold_tree<kEnd, kLane + kStep, 2 * kStep>(count, of);
+    return sum;
+  }
 }
 
 // As many elements as a vector of double has. (An attribute that depends on T would be lost in template arguments.)
@@ -212,7 +240,7 @@ struct Lanes {
   void store(double* to) const { std::memcpy(to, this, sizeof(*this)); }
   // fold_lanes in registers.
   [[gnu::always_inline]] double fold() const {
-    const Vector sums = folded<0, 1>();
+    const Vector sums = fold_tree<kParts>(kParts, [&](int i) __attribute__((always_inline)) { return part[i]; });
 #if defined(__AVX512F__)
     constexpr auto kAll = static_cast<__mmask8>(-1);  // maskz: no false warning
     const __m256d four = _mm512_maskz_extractf64x4_pd(kAll, sums, 0) + _mm512_maskz_extractf64x4_pd(kAll, sums, 1);
@@ -239,13 +267,6 @@ struct Lanes {
   Lanes& operator+=(const Lanes& other) { return *this = *this + other; }
 
  private:
-  template <int kPart, int kStep>
-  [[gnu::always_inline]] Vector folded() const {
-    if constexpr (kStep == kParts)
-      return part[kPart];
-    else
-      return folded<kPart, 2 * kStep>() + folded<kPart + kStep, 2 * kStep>();
-  }
   template <class F>
   Lanes zip(const Lanes& other, F f) const {
     Lanes result;

@@ -42,7 +42,7 @@ class Accumulators {
 
   Accumulators(const double* first, const double* second, const double* parameters, const Gate& gate = {})
       : gate_(gate) {
-    each_part([&](auto part) {
+    each<kParts>([&](auto part) __attribute__((always_inline)) {
       constexpr int kAt = part() * Lanes::kWidth;
       first_[part()] = Lanes::load_part(first + kAt);
       second_[part()] = Lanes::load_part(second + kAt);
@@ -54,7 +54,7 @@ class Accumulators {
     });
   }
   void store(double* first, double* second) const {
-    each_part([&](auto part) {
+    each<kParts>([&](auto part) __attribute__((always_inline)) {
       constexpr int kAt = part() * Lanes::kWidth;
       std::memcpy(first + kAt, &first_[part()], sizeof(Vector));
       std::memcpy(second + kAt, &second_[part()], sizeof(Vector));
@@ -63,7 +63,7 @@ class Accumulators {
 
   // Sixteen elements of each input.
   void add(const T* const (&from)[Op::kInputs]) {
-    each_part([&](auto part) {
+    each<kParts>([&](auto part) __attribute__((always_inline)) {
       Vector values[Op::kInputs];
       load(part, from, values);
       add_terms<Op, std::is_same_v<Compute<T>, float>>(first_[part()], second_[part()], values, parameter_[part()]);
@@ -73,7 +73,7 @@ class Accumulators {
   void add_first(const T* const (&from)[Op::kInputs], int64_t count) {
     static constexpr int64_t kKept[2 * kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
     typedef int64_t Bits __attribute__((vector_size(kVectorBytes)));
-    each_part([&](auto part) {
+    each<kParts>([&](auto part) __attribute__((always_inline)) {
       Bits kept;
       std::memcpy(&kept, kKept + kLanes - count + part() * Lanes::kWidth, sizeof(kept));
       Vector values[Op::kInputs];
@@ -85,14 +85,6 @@ class Accumulators {
   }
 
  private:
-  template <class F, int... kPart>
-  static void each_of(std::integer_sequence<int, kPart...>, F&& f) {
-    (f(std::integral_constant<int, kPart>{}), ...);
-  }
-  template <class F>
-  static void each_part(F&& f) {
-    each_of(std::make_integer_sequence<int, kParts>{}, f);
-  }
   template <class At>
   void load(At part, const T* const (&from)[Op::kInputs], Vector (&values)[Op::kInputs]) const {
     constexpr int kAt = part() * Lanes::kWidth;
@@ -228,11 +220,14 @@ inline void sum_columns(const ChannelSizes& sizes, const Region& region, const d
   });
 }
 
-// fold_lanes of the first `count` lanes; the others are +0 and none of the sums is -0.
-inline double fold_columns(double* lanes, int64_t count) {
-  for (int64_t width = kLanes / 2; width > 0; width /= 2)
-    for (int64_t lane = 0; lane + width < count && lane < width; ++lane) lanes[lane] += lanes[lane + width];
-  return lanes[0];
+// Of `channels` channels of `inner` columns each; none of the columns' sums is -0.
+inline void fold_columns(const double* columns, int64_t channels, int64_t inner, double* sums) {
+  each<kLanes>([&](auto less) __attribute__((always_inline)) {
+    constexpr int kColumns = less() + 1;
+    for (int64_t i = 0; inner == kColumns && i < channels; ++i)
+      sums[i] = fold_tree<kLanes>(
+          kColumns, [&](int lane) __attribute__((always_inline)) { return columns[i * kColumns + lane]; });
+  });
 }
 
 // The channels' sums by way of their columns' (as_columns), kBlockChannels of them at a time.
@@ -247,10 +242,8 @@ inline void sum_as_columns(const ChannelSizes& sizes, int64_t row, int64_t rows,
     read.prepare(from, channels);
     sum_columns<Op, T>(as_columns(sizes), Region{row, rows, from * inner, 0, columns}, numbers, OpenGate{}, read,
                        lanes[0], lanes[1]);
-    for (int64_t i = 0; i < channels; ++i) {
-      first[from - begin + i] = fold_columns(lanes[0] + i * inner, inner);
-      second[from - begin + i] = fold_columns(lanes[1] + i * inner, inner);
-    }
+    fold_columns(lanes[0], channels, inner, first + (from - begin));
+    fold_columns(lanes[1], channels, inner, second + (from - begin));
   }
 }
 
@@ -277,8 +270,8 @@ template <class Add, class After>
     for_each_tile(
         sizes, part, kColumnsOfSum, false,
         [&](const Region& tile, const Region& next) { add(tile, next, lanes, parameter); }, after(channel));
-    first[channel - begin] = fold_lanes(lanes[0]);
-    second[channel - begin] = fold_lanes(lanes[1]);
+    first[channel - begin] = Lanes::load(lanes[0]).fold();
+    second[channel - begin] = Lanes::load(lanes[1]).fold();
   }
 }
 
@@ -429,8 +422,8 @@ template <bool kAsk, class Op, class T, class Gate>
         for (int64_t i = 0; i < channels; ++i)
           add_row<kAsk, Op, T>(sums[i], gate, in, here + i * sizes.inner, part.columns, sizes.size(), ahead);
       for (int64_t i = 0; i < channels; ++i) {
-        first[from - begin + i] += fold_lanes(sums[i].first);
-        second[from - begin + i] += fold_lanes(sums[i].second);
+        first[from - begin + i] += Lanes::load(sums[i].first).fold();
+        second[from - begin + i] += Lanes::load(sums[i].second).fold();
       }
     }
   }

@@ -39,16 +39,6 @@ template <int kRows, class T, class Visit, class... Aheads>
 
 namespace detail {
 
-template <class F, int... kAt>
-[[gnu::always_inline]] inline void each_of(std::integer_sequence<int, kAt...>, F&& f) {
-  (f(std::integral_constant<int, kAt>{}), ...);
-}
-// Every index a constant, as in Accumulators.
-template <int kCount, class F>
-[[gnu::always_inline]] inline void each(F&& f) {
-  each_of(std::make_integer_sequence<int, kCount>{}, f);
-}
-
 // The first `count` of sixteen lanes, of which these are part `at`; the others become +0.
 template <class At>
 [[gnu::always_inline]] inline Terms<Lanes::Vector> kept(const Terms<Lanes::Vector>& terms, At at, int64_t count) {

@@ -133,25 +133,14 @@ constexpr int64_t kRowsOfParts = kPartsOfRows * Lanes::kWidth;
 
 struct PartsOfRows {
   Lanes::Vector first[kPartsOfRows], second[kPartsOfRows];
-};
 
-// What fold_lanes leaves in lane kLane when its steps down to kStep are done; of(lane) are the lanes before.
-template <int kLane, int kStep, class Of>
-[[gnu::always_inline]] inline PartsOfRows folded(int64_t columns, const Of& of) {
-  if constexpr (kStep == kLanes) {
-    return of(kLane);
-  } else {
-    PartsOfRows sums = folded<kLane, 2 * kStep>(columns, of);
-    if (kLane + kStep < columns) {
-      const PartsOfRows others = folded<kLane + kStep, 2 * kStep>(columns, of);
-      for (int i = 0; i < kPartsOfRows; ++i) {
-        sums.first[i] += others.first[i];
-        sums.second[i] += others.second[i];
-      }
+  [[gnu::always_inline]] void operator+=(const PartsOfRows& others) {
+    for (int i = 0; i < kPartsOfRows; ++i) {
+      first[i] += others.first[i];
+      second[i] += others.second[i];
     }
-    return sums;
   }
-}
+};
 
 }  // namespace detail
 
@@ -174,7 +163,7 @@ template <class Op, class Read>
       }
       return parts;
     };
-    const detail::PartsOfRows sums = detail::folded<0, 1>(columns, of);
+    const detail::PartsOfRows sums = fold_tree<kLanes>(columns, of);
     for (int i = 0; i < detail::kPartsOfRows; ++i) {
       // Lanes begin at +0, which turns -0 into it and changes nothing else.
       const Vector sum = sums.first[i] + 0.0, other = sums.second[i] + 0.0;
