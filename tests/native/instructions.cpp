@@ -9,6 +9,7 @@
 #include "cpu/threads.h"
 #include "drivers/dropout.h"
 #include "drivers/gradients.h"
+#include "drivers/layer_normalization.h"
 #include "drivers/normalization.h"
 #include "drivers/optimizers.h"
 #include "golden.h"
@@ -65,6 +66,38 @@ void batch_norm(const ChannelSizes& sizes, bool training, Activation activation,
     measured([&] { batch_norm_backward(gradient); });
   else
     measured([&] { batch_norm_forward(forward); });
+}
+
+void layer_norm(int64_t rows, int64_t columns, bool backward) {
+  Numbers numbers(5);
+  const std::vector<int64_t> shape = {rows, columns};
+  Floats x = numbers.array<float>(rows * columns), dout = numbers.array<float>(rows * columns), y(x.size());
+  Floats gamma = numbers.array<float>(columns), beta = numbers.array<float>(columns), dgamma(gamma), dbeta(gamma);
+  std::vector<double> statistics(3 * static_cast<size_t>(rows));
+  const Contiguous<float> of_x(x, shape), of_dout(dout, shape), of_y(y, shape), of_gamma(gamma), of_beta(beta);
+  const Contiguous<float> of_dgamma(dgamma), of_dbeta(dbeta);
+
+  LayerNormForward forward;
+  forward.rows = rows;
+  forward.columns = columns;
+  forward.x = of_x;
+  forward.gamma = of_gamma;
+  forward.statistics = statistics.data();
+  LayerNormBackward gradient;
+  static_cast<LayerNorm&>(gradient) = forward;
+  forward.beta = of_beta;
+  forward.out = of_y;
+  forward.eps = 1e-5;
+  gradient.dout = of_dout;
+  gradient.dx = of_y;
+  gradient.dgamma = of_dgamma;
+  gradient.dbeta = of_dbeta;
+
+  layer_norm_forward(forward);
+  if (backward)
+    measured([&] { layer_norm_backward(gradient); });
+  else
+    measured([&] { layer_norm_forward(forward); });
 }
 
 void dropout(bool backward) {
@@ -125,6 +158,10 @@ const std::vector<std::pair<const char*, std::function<void()>>> kRows = {
     {"batch_norm_inference/8x64x7x7", [] { batch_norm({8, 64, 49}, false, Activation::none, false); }},
     {"batch_norm_backward/128x256", [] { batch_norm({128, 256, 1}, true, Activation::none, true); }},
     {"batch_norm_relu_backward/8x32x14x14", [] { batch_norm({8, 32, 196}, true, Activation::relu, true); }},
+    {"layer_norm/512x40", [] { layer_norm(512, 40, false); }},
+    {"layer_norm/1024x8", [] { layer_norm(1024, 8, false); }},
+    {"layer_norm_backward/512x40", [] { layer_norm(512, 40, true); }},
+    {"layer_norm_backward/1024x8", [] { layer_norm(1024, 8, true); }},
     {"dropout/20000", [] { dropout(false); }},
     {"dropout_backward/20000", [] { dropout(true); }},
     {"momentum/40 tensors",
