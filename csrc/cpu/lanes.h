@@ -40,7 +40,7 @@ template <class F, int... kAt>
 [[gnu::always_inline]] inline void each_of(std::integer_sequence<int, kAt...>, F&& f) {
   (f(std::integral_constant<int, kAt>{}), ...);
 }
-// Every index a constant, as in Accumulators.
+// f(0) to f(kCount - 1): every index a constant.
 template <int kCount, class F>
 [[gnu::always_inline]] inline void each(F&& f) {
   each_of(std::make_integer_sequence<int, kCount>{}, f);

@@ -73,7 +73,6 @@ class RowAndColumnSums {
 
  private:
   static constexpr bool kColumns = kWanted != Wanted::of_rows;
-
   static constexpr int kPartsOfVector = sizeof(Stored) / sizeof(Part);
 
   RowSums<kRows> sums_;
