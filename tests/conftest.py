@@ -1,6 +1,7 @@
 """Fixtures of every test, and two rules: threads and backend are as before after each test; a skip is never silent."""
 
 import os
+import signal
 import subprocess
 import sys
 import zlib
@@ -65,6 +66,15 @@ def _process_wide_settings() -> Iterator[None]:
     yield
     _dispatch._forced.reset(forced)
     kitae.set_num_threads(threads)
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[Callable[[], None]]:
+    """Sends SIGINT to this process, which answers as Python does at a terminal: a shell's background job begins with
+    SIGINT ignored, and then has no handler for it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import ctypes
 import ctypes.util
 import os
-import signal
 import threading
 import time
 
@@ -335,16 +334,14 @@ PURE_CALLS = {
 }
 
 
-def interrupted_after(seconds: float, call) -> float:
+def interrupted_after(seconds: float, call, ctrl_c) -> float:
     """Runs ``call``, sends Ctrl-C after ``seconds``; how long after that KeyboardInterrupt arrived."""
     sent = []
 
     def send() -> None:
         sent.append(time.monotonic())
-        os.kill(os.getpid(), signal.SIGINT)
+        ctrl_c()
 
-    # A shell's background job starts with SIGINT ignored: Python then has no handler for it.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(seconds, send)
     timer.start()
     try:
@@ -353,12 +350,11 @@ def interrupted_after(seconds: float, call) -> float:
         return time.monotonic() - sent[0]
     finally:
         timer.join()
-        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.timing
 @pytest.mark.parametrize(("name", "threads"), [*((name, 1) for name in PURE_CALLS), ("dropout", 4), ("batch_norm", 4)])
-def test_ctrl_c_stops_a_pure_function(name, threads):
+def test_ctrl_c_stops_a_pure_function(name, threads, ctrl_c):
     kitae.set_num_threads(threads)
     call, whole, size = PURE_CALLS[name], 0.0, 1 << 23
     while whole < 0.3 and size < 1 << 30:  # long enough to tell an interrupted call from a finished one
@@ -369,11 +365,11 @@ def test_ctrl_c_stops_a_pure_function(name, threads):
         whole = time.monotonic() - start
     assert whole > 0.15
     # A call that did not look between its units would end `whole` after its start.
-    assert interrupted_after(0.05, lambda: call(x)) < min(0.25, 0.75 * (whole - 0.05))
+    assert interrupted_after(0.05, lambda: call(x), ctrl_c) < min(0.25, 0.75 * (whole - 0.05))
 
 
 @pytest.mark.timing
-def test_ctrl_c_lets_in_place_work_finish():
+def test_ctrl_c_lets_in_place_work_finish(ctrl_c):
     kitae.set_num_threads(1)
     params, grads = [np.zeros(1 << 24, np.float32)], [np.ones(1 << 24, np.float32)]
     optimizer = kitae.SGD(params, 1.0)
@@ -383,7 +379,7 @@ def test_ctrl_c_lets_in_place_work_finish():
         while True:
             optimizer.step(grads)
 
-    interrupted_after(0.1, steps)
+    interrupted_after(0.1, steps, ctrl_c)
     values = np.unique(params[0])
     assert len(values) == 1, "a step was cut short"
     assert values[0] <= -1

@@ -1,7 +1,6 @@
 """The training loop: bit for bit a loop by hand, Keras's order of calls, resuming, counting, input that it refuses."""
 
 import json
-import os
 import signal
 
 import numpy as np
@@ -404,13 +403,13 @@ def test_resume_bit_for_bit(iteration, event, source):
     assert whole.state_dict() | {"callbacks": 0} == resumed.state_dict() | {"callbacks": 0}
 
 
-def test_interrupt_between_steps():
+def test_interrupt_between_steps(ctrl_c):
     """Ctrl-C in the middle of a step: the step is finished, history and counters fit, and the next fit goes on."""
 
     class Press(kitae.nn.Layer):
         def forward(self, x, training=True):
             if training and ours.iteration == 5:
-                os.kill(os.getpid(), signal.SIGINT)
+                ctrl_c()
             return x
 
         def backward(self, dout):
