@@ -135,8 +135,14 @@ struct Cluster {
   uint64_t phase = 0;
 };
 
+// A warp's lanes, a bit each: in the block at all, waiting in a warp function or in sync_block, out of the kernel.
+struct Lanes {
+  uint32_t there = 0, waiting = 0, blocked = 0, done = 0;
+};
+
 struct Block {
   std::vector<Fiber> fibers;
+  std::vector<Lanes> lanes;
   std::vector<char> arena;  // static arrays, then the dynamic one
   Cluster* cluster = nullptr;
   int waiting = 0, done = 0, count = 0, result = 0;
@@ -255,23 +261,22 @@ class Simulation {
     self.source = source;
     self.site = site;
     self.state = State::warp;
-    bool complete = true;
-    for (int lane = 0; lane < kWarp; ++lane) {
-      if (!(mask >> lane & 1u)) continue;
-      if (first + lane >= config_.threads) fail("a warp function names a lane that the block does not have", site);
-      const Fiber& other = fiber(first + lane);
-      if (other.state == State::done) fail("a warp function names a lane that has left the kernel", site);
-      if (other.state == State::block) fail("a warp function names a lane that waits in sync_block", site, other.site);
-      if (other.state != State::warp) {
-        complete = false;
-        continue;
-      }
-      const bool same = other.mask == mask && other.site.line == site.line && other.kind == kind &&
-                        std::strcmp(other.site.file, site.file) == 0;
+    Lanes& lanes = lanes_of(self);
+    if (mask & ~lanes.there) fail("a warp function names a lane that the block does not have", site);
+    if (mask & lanes.done) fail("a warp function names a lane that has left the kernel", site);
+    if (const uint32_t blocked = mask & lanes.blocked)
+      fail("a warp function names a lane that waits in sync_block", site, fiber(first + __builtin_ctz(blocked)).site);
+    // The last one to come compares itself with all, the others with one.
+    bool complete = (mask & ~(lanes.waiting | 1u << self.lane())) == 0;
+    const bool last = complete;
+    for (uint32_t left = mask & lanes.waiting; left; left = last ? left & (left - 1) : 0) {
+      const Fiber& other = fiber(first + __builtin_ctz(left));
+      const bool same = other.mask == mask && other.kind == kind && other.site == site;
       if (!same && (other.mask >> self.lane() & 1u))
         fail("a lane that a warp function names stands in another warp function", site, other.site);
       complete = complete && same;
     }
+    lanes.waiting |= 1u << self.lane();
     if (!complete) {
       leave();
       return self.result;
@@ -285,6 +290,7 @@ class Simulation {
       other.result = kind == Warp::ballot ? votes : fiber(first + other.source).value;
       other.state = State::ready;
     }
+    lanes.waiting &= ~mask;
     return self.result;
   }
 
@@ -293,12 +299,13 @@ class Simulation {
     if (block.done > 0) fail("sync_block, but a thread of the block has left the kernel", site);
     if (block.waiting == 0)
       block.site = site;
-    else if (block.site.line != site.line || std::strcmp(block.site.file, site.file) != 0)
+    else if (!(block.site == site))
       fail("sync_block by a part of the threads", site, block.site);
     current_->site = site;
     block.count += value ? 1 : 0;
     if (++block.waiting < config_.threads) {
       current_->state = State::block;
+      lanes_of(*current_).blocked |= 1u << current_->lane();
       leave();
       return block.result;
     }
@@ -306,6 +313,7 @@ class Simulation {
     block.waiting = block.count = 0;
     for (Fiber& fiber : block.fibers)
       if (fiber.state == State::block) fiber.state = State::ready;
+    for (Lanes& lanes : block.lanes) lanes.blocked = 0;
     return block.result;
   }
 
@@ -363,6 +371,9 @@ class Simulation {
     if (!holds) throw SimulationError(std::string(what) + ", in " + name_);
   }
 
+  static Lanes& lanes_of(const Fiber& fiber) {
+    return fiber.block->lanes[static_cast<size_t>(fiber.at.thread / kWarp)];
+  }
   Fiber& fiber(int thread) { return current_->block->fibers[static_cast<size_t>(thread)]; }
 
   void add(int64_t first, int64_t count) {
@@ -371,6 +382,7 @@ class Simulation {
       block->arena.assign(static_cast<size_t>(kStaticShared + config_.shared_bytes), static_cast<char>(kPoison));
       ASAN_POISON_MEMORY_REGION(block->arena.data(), kStaticShared);
       block->fibers.resize(static_cast<size_t>(config_.threads));
+      block->lanes.resize(static_cast<size_t>((config_.threads + kWarp - 1) / kWarp));
       const int rank = static_cast<int>(number % config_.cluster);
       if (rank == 0) clusters_.push_back(std::make_unique<Cluster>());
       Cluster& cluster = *clusters_.back();
@@ -382,6 +394,7 @@ class Simulation {
         fiber.at = {thread, config_.threads, static_cast<int>(number), static_cast<int>(config_.blocks),
                     rank,   config_.cluster};
         fiber.block = block.get();
+        lanes_of(fiber).there |= 1u << fiber.lane();
       }
       blocks_.push_back(std::move(block));
     }
@@ -464,6 +477,7 @@ class Simulation {
     Block& block = *self.block;
     if (block.waiting > 0) fail("a thread leaves the kernel while others wait in sync_block", block.site);
     self.state = State::done;
+    lanes_of(self).done |= 1u << self.lane();
     if (++block.done == config_.threads) {
       std::fill(block.arena.begin() + kStaticShared, block.arena.end(), static_cast<char>(kPoison));
       ASAN_POISON_MEMORY_REGION(block.arena.data(), block.arena.size());
