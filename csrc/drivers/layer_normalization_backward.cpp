@@ -42,7 +42,36 @@ struct Backward {
     return RowGradient<T>::from(statistics_of(call, row), sums[row], products[row], static_cast<double>(call.columns));
   }
 
-  // ---- rows of one chunk: one reading of x and dout where threads can share the chunks of the columns
+  // ---- rows of one chunk, or of a few where there are rows enough: one reading of x and dout where threads can share
+  // the chunks of the columns
+
+  bool by_wide_rows() const {
+    constexpr int64_t kWidest = 4 * kChunk;  // whose sums and elements a level-2 cache holds
+    return std::is_same_v<S, T> && call.columns > kChunk && call.columns <= kWidest &&
+           call.rows >= 4 * cpu::num_threads();
+  }
+
+  // The sums of kRows rows, chunk by chunk.
+  template <int kRows, Wanted kWanted>
+  void sum_rows(const cpu::GradientRows<T>& from, const NormalizeRow<T>* steps, int64_t row, double* of_columns,
+                double* products_of_columns) const {
+    if (call.columns <= kChunk)
+      return cpu::sum_rows_and_columns<kRows, kWanted>(from, call.columns, gamma, steps, sums + row, products + row,
+                                                       of_columns, products_of_columns);
+    std::fill(sums + row, sums + row + kRows, 0.0);
+    std::fill(products + row, products + row + kRows, 0.0);
+    for (int64_t begin = 0; begin < call.columns; begin += kChunk) {
+      const int64_t of_column = kWanted == Wanted::of_rows ? 0 : begin;  // of rows alone there are no columns' sums
+      double sum[kRows], product[kRows];
+      cpu::sum_rows_and_columns<kRows, kWanted>(from.after(begin), std::min(kChunk, call.columns - begin),
+                                                gamma + begin, steps, sum, product, of_columns + of_column,
+                                                products_of_columns + of_column);
+      for (int k = 0; k < kRows; ++k) {
+        sums[row + k] += sum[k];
+        products[row + k] += product[k];
+      }
+    }
+  }
 
   bool in_one_pass() const {
     const int64_t threads = cpu::num_threads(), chunks = ChannelChunks(columns).count;
@@ -84,9 +113,8 @@ struct Backward {
       const Ahead next_dx = next_block<S>(call, call.dx.as<S>(), at);
       normalizations(call, row, end, steps);
       for_each_group(row, end, [&](auto together, int64_t first) {
-        cpu::sum_rows_and_columns<together(), kWanted>(from.after((first - row) * call.columns), call.columns, gamma,
-                                                       steps + (first - row), sums + first, products + first,
-                                                       of_columns, products_of_columns);
+        sum_rows<together(), kWanted>(from.after((first - row) * call.columns), steps + (first - row), first,
+                                      of_columns, products_of_columns);
       });
       store_piece(call.dx.as<S>() + at, count, dout_buffer,
                   [&](T* to) { write_block(douts, xs, to, row, end, next_dx); });
@@ -234,7 +262,7 @@ struct Backward {
     });
   }
 
-  // ---- rows of several chunks: again the columns first
+  // ---- other rows of several chunks: again the columns first
 
   void map(const Box& box, bool backwards) const {
     TileBuffer<S> dout_buffer, x_buffer, out;
@@ -283,7 +311,7 @@ struct Backward {
         for (; row < last; row += block)
           take_short_rows(row, std::min(row + block, last), of_columns, products_of_columns);
       });
-    } else if (by_rows(call)) {
+    } else if (by_rows(call) || by_wide_rows()) {
       if (in_one_pass())
         run_in_one_pass([&](int64_t row, int64_t last, double* of_columns, double* products_of_columns) {
           take_rows<Wanted::both>(row, last, of_columns, products_of_columns);

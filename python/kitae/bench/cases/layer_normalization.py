@@ -32,6 +32,7 @@ _CONTIGUOUS = (
     Size("700x130", ((700, 130),)),
     Size("3x9001, long rows", ((3, 9001),)),
     Size("2x70001", ((2, 70001),)),
+    Size("9x4113, several long rows", ((9, 4113),)),
     Size("20011x3, short rows", ((20011, 3),)),
     Size("6x40 constant row", ((6, 40),), values="constant"),
     Size("6x40 mean 1e4", ((6, 40),), values="far"),
