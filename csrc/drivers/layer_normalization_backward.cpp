@@ -156,7 +156,8 @@ struct Backward {
     std::fill(column_products + begin, column_products + last, 0.0);
     for (int64_t chunk = 0; chunk < call.rows; chunk += kRowsOfChunk) {
       std::fill(of_chunk[0], of_chunk[2], 0.0);
-      for_each_group(chunk, std::min(chunk + kRowsOfChunk, call.rows), [&](auto together, int64_t row) {
+      // Without sums of rows, which fill the registers, two rows share a reading of the columns' sums everywhere.
+      for_each_group<2>(chunk, std::min(chunk + kRowsOfChunk, call.rows), [&](auto together, int64_t row) {
         cpu::sum_rows_and_columns<together(), Wanted::of_columns>(from.after(row * call.columns + begin), last - begin,
                                                                   gamma + begin, steps + row, nullptr, nullptr,
                                                                   of_chunk[0], of_chunk[1]);

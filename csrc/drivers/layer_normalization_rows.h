@@ -143,10 +143,9 @@ struct ShortRows {
 };
 
 // visit(a constant number of rows, the first of them): several at a time, the rest one by one.
-template <class Visit>
+template <int kTogether = cpu::kRowsTogether, class Visit>
 void for_each_group(int64_t row, int64_t last, Visit&& visit) {
-  for (; row + cpu::kRowsTogether <= last; row += cpu::kRowsTogether)
-    visit(std::integral_constant<int, cpu::kRowsTogether>{}, row);
+  for (; row + kTogether <= last; row += kTogether) visit(std::integral_constant<int, kTogether>{}, row);
   for (; row < last; ++row) visit(std::integral_constant<int, 1>{}, row);
 }
 
