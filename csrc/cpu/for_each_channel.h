@@ -72,6 +72,8 @@ template <int kRows, class S, class Function, class... In>
     for (int k = 0; end % 2 && k < kRows; ++k)
       out[k * stride + last] = stored<S>(function(end / 2), in[k * stride + last]...);
   } else {
+    // A constant number of columns shall become vectors, not so many scalars.
+#pragma GCC unroll 1
 #pragma GCC ivdep
     for (int64_t i = begin; i < end; ++i) {
       const auto f = function(i);
