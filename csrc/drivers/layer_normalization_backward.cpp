@@ -51,13 +51,10 @@ struct Backward {
            call.rows >= 4 * cpu::num_threads();
   }
 
-  // The sums of kRows rows, chunk by chunk.
+  // What sum_rows_and_columns does, chunk by chunk.
   template <int kRows, Wanted kWanted>
-  void sum_rows(const cpu::GradientRows<T>& from, const NormalizeRow<T>* steps, int64_t row, double* of_columns,
-                double* products_of_columns) const {
-    if (call.columns <= kChunk)
-      return cpu::sum_rows_and_columns<kRows, kWanted>(from, call.columns, gamma, steps, sums + row, products + row,
-                                                       of_columns, products_of_columns);
+  [[gnu::noinline]] void sum_wide_rows(const cpu::GradientRows<T>& from, const NormalizeRow<T>* steps, int64_t row,
+                                       double* of_columns, double* products_of_columns) const {
     std::fill(sums + row, sums + row + kRows, 0.0);
     std::fill(products + row, products + row + kRows, 0.0);
     for (int64_t begin = 0; begin < call.columns; begin += kChunk) {
@@ -100,6 +97,7 @@ struct Backward {
     alignas(64) T dout_buffer[kBuffer], x_buffer[kBuffer];
     NormalizeRow<T> steps[kMostRows];
     const int64_t block = rows_of_block<S>(call.columns);
+    const bool wide = call.columns > kChunk;
     for (; row < last; row += block) {
       const int64_t end = std::min(row + block, last), at = row * call.columns, count = (end - row) * call.columns;
       const T *douts = load_piece(dout() + at, count, dout_buffer), *xs = load_piece(x() + at, count, x_buffer);
@@ -113,8 +111,11 @@ struct Backward {
       const Ahead next_dx = next_block<S>(call, call.dx.as<S>(), at);
       normalizations(call, row, end, steps);
       for_each_group(row, end, [&](auto together, int64_t first) {
-        sum_rows<together(), kWanted>(from.after((first - row) * call.columns), steps + (first - row), first,
-                                      of_columns, products_of_columns);
+        const auto group = from.after((first - row) * call.columns);
+        const NormalizeRow<T>* of_group = steps + (first - row);
+        if (wide) return sum_wide_rows<together(), kWanted>(group, of_group, first, of_columns, products_of_columns);
+        cpu::sum_rows_and_columns<together(), kWanted>(group, call.columns, gamma, of_group, sums + first,
+                                                       products + first, of_columns, products_of_columns);
       });
       store_piece(call.dx.as<S>() + at, count, dout_buffer,
                   [&](T* to) { write_block(douts, xs, to, row, end, next_dx); });
