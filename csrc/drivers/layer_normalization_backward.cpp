@@ -97,7 +97,7 @@ struct Backward {
     alignas(64) T dout_buffer[kBuffer], x_buffer[kBuffer];
     NormalizeRow<T> steps[kMostRows];
     const int64_t block = rows_of_block<S>(call.columns);
-    [[maybe_unused]] const bool wide = call.columns > kChunk;
+    const bool wide = call.columns > kChunk;
     for (; row < last; row += block) {
       const int64_t end = std::min(row + block, last), at = row * call.columns, count = (end - row) * call.columns;
       const T *douts = load_piece(dout() + at, count, dout_buffer), *xs = load_piece(x() + at, count, x_buffer);
